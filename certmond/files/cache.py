@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from itertools import chain, takewhile
 from typing import Any, TypeVar
@@ -223,7 +224,9 @@ class Files:
         resolved = self._directories.readable_directory(directory)
         fault, error = resolved.fault, self._listings.error(resolved.real)
         if fault is None and error:
-            fault = fault_of(error, directory, resolved.restriction)
+            fault = fault_of(error, directory)  # without restriction: `readable_directory` has checked all users
+        if fault and fault.reason is Reason.UNREADABLE and not fault.remedy:
+            fault = replace(fault, remedy="make the directory readable by root, or correct the path")
         return None if fault and fault.reason is Reason.MISSING else fault
 
     def changed_in(self, directory: str) -> datetime | None:

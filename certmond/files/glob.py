@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import translate
@@ -12,7 +13,7 @@ from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry
 from certmond.files.directory_names import ANY, NO_NAMES, Names
 from certmond.immutable_class import immutable
-from certmond.pki.findings import Fault
+from certmond.pki.findings import Fault, Reason
 
 MAX_FILES = 100_000
 """Maximum number of files for one pattern, because a user with write access can create any number of files."""
@@ -28,6 +29,8 @@ class Listing:
     directory: str
     wildcard: str
     names: Names
+    # The reason for which certmond cannot read the directory, if certmond cannot read it.
+    fault: Fault | None
     excluded: re.Pattern[str]
     # Whether one of the names can be a directory of a longer path.
     descends: bool = False
@@ -40,7 +43,9 @@ class Listing:
 
     def is_current(self, files: Files) -> bool:
         """Return whether the cache still updates `names`."""
-        return files.names(self.directory, self.wildcard) is self.names
+        names = files.names(self.directory, self.wildcard)
+        # All directories without readable names share `NO_NAMES`: missing ones, and unreadable ones for any reason.
+        return names is self.names and (names is not NO_NAMES or files.listing_fault(self.directory) == self.fault)
 
 
 @immutable
@@ -51,7 +56,7 @@ class Expansion:
     paths: tuple[str, ...]
     # A phrase about the limit that the pattern exceeds, or "".
     excess: str
-    # A fault for all directories whose names certmond cannot read, or () without such a directory.
+    # The faults of the directories that certmond cannot read: one fault for all directories with the same remedy.
     unread: tuple[Fault, ...]
     # The directories and files that the expansion has read.
     listings: tuple[Listing, ...]
@@ -101,16 +106,20 @@ def expand(files: Files, pattern: str, exclude: Sequence[str]) -> Expansion:
             walk.excess = f"matches more than {MAX_FILES} files"
             break
         found[path] = None
-    unread = tuple(_of_all(walk.unread))
+    unread = tuple(_by_remedy(walk.unread))
     return Expansion(tuple(found), walk.excess, unread, tuple(walk.listings.values()), tuple(walk.entries))
 
 
-def _of_all(faults: Sequence[Fault]) -> Iterator[Fault]:
-    """Yield the first fault, with the number of the others. A pattern can have thousands of directories."""
-    for first in faults[:1]:
-        count = len(faults) - 1
-        others = f", nor {count} other director{'ies' if count > 1 else 'y'} of the pattern" if count else ""
-        yield replace(first, detail=f"{first.detail}{others}")
+def _by_remedy(faults: Iterable[Fault]) -> Iterator[Fault]:
+    """Yield the first fault of each remedy, with the number of the others. A pattern can have thousands of faults."""
+    groups = defaultdict[tuple[Reason, str | None], list[Fault]](list)
+    for fault in faults:
+        groups[fault.reason, fault.remedy].append(fault)
+    for first, *others in groups.values():
+        also = ", and 1 other directory of the pattern has the same problem"
+        if len(others) > 1:
+            also = f", and {len(others)} other directories of the pattern have the same problem"
+        yield replace(first, detail=f"{first.detail}{also if others else ''}")
 
 
 class _Walk:
@@ -123,7 +132,7 @@ class _Walk:
         self.listings: dict[tuple[str, str], Listing] = {}
         self.entries: list[Entry] = []
         self.excess = ""
-        self.unread: list[Fault] = []
+        self.unread: dict[Fault, None] = {}  # without duplicates: two wildcards can list one directory
 
     def paths(self, base: str, parts: list[str], depth: int) -> Iterator[str]:
         part, rest = parts[0], parts[1:]
@@ -142,6 +151,8 @@ class _Walk:
             for name in names if depth < _MAX_DEPTH else ():
                 entry = self._files.entry(f"{base}/{name}")
                 self.entries.append(entry)
+                if entry.fault and entry.state is None and not (entry.missing or entry.is_link):
+                    self.unread[entry.fault] = None  # it can be a directory
                 if entry.is_directory and not entry.is_link:
                     yield from self.paths(f"{base}/{name}", parts, depth + 1)
             return
@@ -152,8 +163,9 @@ class _Walk:
         listing = self.listings.get((directory, wildcard))
         if listing is None:
             names = self._files.names(directory, wildcard)
-            if names is NO_NAMES and (fault := self._files.listing_fault(directory)):
-                self.unread.append(fault)
-            listing = Listing(directory, wildcard, names, self._excluded, compared=len(names.changes))
+            fault = self._files.listing_fault(directory) if names is NO_NAMES else None
+            if fault:
+                self.unread[fault] = None
+            listing = Listing(directory, wildcard, names, fault, self._excluded, compared=len(names.changes))
             self.listings[directory, wildcard] = listing
         return listing

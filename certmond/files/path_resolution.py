@@ -183,9 +183,9 @@ def fault_of(error: OSError, path: str, restriction: Restriction | None = None) 
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:
         return Fault(Reason.MISSING, f"{path} does not exist")
     if error.errno == errno.ELOOP:
-        return Fault(Reason.UNREADABLE, f"{path} is a loop of symlinks")
+        return Fault(Reason.UNREADABLE, f"{path} is a loop of symlinks", "correct or remove these symlinks")
     if error.errno in {errno.EACCES, errno.EPERM} and os.geteuid() != 0:
-        fact = f"certmond cannot check {path}, because user {os.geteuid()} is not permitted to read this file"
+        fact = f"certmond cannot check {path}, because user {os.geteuid()} is not permitted to read this path"
         return Fault(Reason.NOT_PERMITTED, fact)
     remedy = HOST_REMEDIES.get(error.errno or 0)
     return Fault(Reason.UNREADABLE, f"certmond cannot read {path} ({error.strerror or error})", remedy)

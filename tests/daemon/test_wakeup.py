@@ -65,13 +65,14 @@ def test_a_signal_whose_handler_does_not_set_the_flag(wake: Wake) -> None:
 
 
 def test_the_block_leaves_nothing_behind() -> None:
-    """After the block, signals write to no descriptor. A thread or handler can still set the flag. After the last
-    reference to the flag, no descriptor is open.
+    """After the block, signals write to no descriptor, and a wait does not return early. A thread or handler can still
+    set the flag. After the last reference to the flag, no descriptor is open.
     """
     before = len([*Path("/proc/self/fd").iterdir()])
     with Wake() as made:
         made.set()
         assert made.wait(0)
+    assert not made._poll.poll(0)
     assert not made.wait(0)
     made.set()
     assert made.wait(0)

@@ -1098,7 +1098,7 @@ def test_what_may_not_be_read_is_unreadable(mode: int, directory: int, detail: s
         tree.root.chmod(0o755)
         tree.write("/etc/a.crt").chmod(mode)
         tree.at("/etc").chmod(directory)
-        fact = f"certmond cannot check {detail}, because user 65534 is not permitted to read this file"
+        fact = f"certmond cannot check {detail}, because user 65534 is not permitted to read this path"
         expected = f"not_permitted: {fact}" if detail else ""
         assert unprivileged(lambda: tree.fault("/etc/a.crt")) == expected
         assert unprivileged(lambda: str(len(tree.files.listing("/etc")))) == ("0" if directory == 0 else "1")

@@ -791,9 +791,14 @@ def test_a_directory_that_certmond_cannot_read_is_a_fault_of_the_pattern(
         return some
 
     fact, remedy = "certmond cannot read /c/sub (Input/output error)", "the disk fails: read the kernel's messages"
-    for names, others in ((("sub",), ""), (("sub", "third"), ", nor 1 other directory of the pattern")):
+    one = ", and 1 other directory of the pattern has the same problem"
+    for path, names, others in (
+        ("/c/**", ("sub",), ""),
+        ("/c/**/*.crt", ("sub",), ""),  # both wildcards list the directory
+        ("/c/**", ("sub", "third"), one),
+    ):
         monkeypatch.setattr(os, "listdir", failing(errno.EIO, *names))
-        *found, rest = tree.look(row(path="/c/**"))
+        *found, rest = tree.look(row(path=path))
         assert len(found) == 3 - len(names)
         assert [(fault.reason, fault.detail) for fault in rest.faults] == [(Reason.UNREADABLE, f"{fact}{others}")]
         assert str(rest.faults[0].remedy).startswith(remedy)
@@ -832,6 +837,118 @@ def test_a_broken_file_of_a_pattern_is_a_fault(tree: Tree) -> None:
     assert {each.path: [fault.reason for fault in each.faults] for each in seen} == {
         "/c/a.crt": [], "/c/b.crt": [Reason.MALFORMED], "/c/c.crt": [Reason.UNREADABLE], "/c/d.crt": [Reason.MISSING],
     }  # fmt: skip
+
+
+def unreadable(tree: Tree, spec: CertificateSpec) -> list[tuple[str, str | None]]:
+    """Return the fact and the remedy of each fault of the pattern."""
+    (seen,) = (each for each in tree.look(spec) if each.path == spec.path)
+    return [(fault.detail, fault.remedy) for fault in seen.faults]
+
+
+def test_each_cause_has_its_own_fault(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directories of a pattern with another remedy have a separate fault, so that no cause hides another."""
+    for name in ("broken", "first", "loop", "other"):
+        tree.write(f"/c/{name}/a.crt", LEAF.pem)
+    for name in ("loop", "first"):
+        shutil.rmtree(tree.at(f"/c/{name}"))
+        tree.link(f"/c/{name}", name)
+    listdir = os.listdir
+
+    def some(directory: Any) -> list[str]:
+        if str(directory).endswith("/broken"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return listdir(directory)
+
+    monkeypatch.setattr(os, "listdir", some)
+    assert paths(tree.look(row(path="/c/*/*.crt"))) == ["/c/other/a.crt"]
+    (disk, remedy), loop = unreadable(tree, row(path="/c/*/*.crt"))
+    assert disk == "certmond cannot read /c/broken (Input/output error)"
+    assert str(remedy).startswith("the disk fails")
+    fact = "/c/first is a loop of symlinks, and 1 other directory of the pattern has the same problem"
+    assert loop == (fact, "correct or remove these symlinks")
+
+
+def test_a_name_that_can_be_an_unreadable_directory_is_a_fault(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If certmond cannot determine whether a name below `**` is a directory, certmond does not omit the name."""
+    tree.write("/c/sub/a.crt", LEAF.pem)
+    lstat = os.lstat
+
+    def some(path: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("/sub"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return lstat(path, **options)
+
+    monkeypatch.setattr(os, "lstat", some)
+    assert [fact for fact, _ in unreadable(tree, row(path="/c/**/*.crt"))] == [
+        "certmond cannot read /c/sub (Input/output error)"
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the owner of a symlink")
+def test_a_symlink_of_another_user_does_not_hide_the_cause(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A symlink that leads to a readable file is no directory. For a directory that this user can read, the fault
+    contains the error. A symlink that leads to no file is a fault, because certmond cannot disclose more.
+    """
+    tree.write("/readme", "", 0o644)
+    tree.write("/d/a.crt", LEAF.pem, 0o644)
+    tree.write("/c/b/b.crt", LEAF.pem)
+    for path in ("/", "/d"):
+        tree.at(path).chmod(0o755)
+    for name, target in (("README", "../readme"), ("d", "../d")):
+        tree.link(f"/c/{name}", target)
+        os.lchown(tree.at(f"/c/{name}"), 1000, 1000)
+    tree.root.parent.chmod(0o755)
+    assert paths(tree.look(row(path="/c/*/*.crt"))) == ["/c/b/b.crt", "/c/d/a.crt"]
+    listdir = os.listdir
+
+    def some(directory: Any) -> list[str]:
+        if str(directory).endswith("/d"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return listdir(directory)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", some)
+        ((fact, remedy),) = unreadable(tree, row(path="/c/*/*.crt"))
+        assert fact == "certmond cannot read /c/d (Too many open files)"
+        assert "LimitNOFILE" in str(remedy)
+    shutil.rmtree(tree.at("/d"))
+    ((fact, _),) = unreadable(tree, row(path="/c/*/*.crt"))
+    assert fact.startswith("/c/d is behind a symlink of user 1000, and leads to no file")
+
+
+STATES = ("missing", "loop", "EIO", "EACCES", "readable")
+
+
+@pytest.mark.parametrize("everything", [True, False])
+@pytest.mark.parametrize("after", STATES)
+@pytest.mark.parametrize("before", STATES)
+def test_the_fault_of_a_directory_is_the_present_one(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, before: str, after: str, *, everything: bool
+) -> None:
+    """After each change, a store that has observed the former state reports the same as a new store.
+
+    A full scan detects all changes. A change without an event of inotify, such as a failing disk, needs a full scan.
+    """
+    listdir = os.listdir
+
+    def become(state: str) -> None:
+        monkeypatch.setattr(os, "listdir", listdir)
+        place = tree.at("/c")
+        place.unlink() if place.is_symlink() else shutil.rmtree(place, ignore_errors=True)
+        if state == "loop":
+            tree.link("/c", "c")
+        elif state != "missing":
+            tree.write("/c/a.crt", LEAF.pem)
+        if code := getattr(errno, state, None):
+            error = OSError(code, os.strerror(code))
+            monkeypatch.setattr(os, "listdir", mock.Mock(side_effect=error))
+
+    spec = row(path="/c/*.crt")
+    become(before)
+    store = Store((spec,), str(tree.root))
+    store.observe()
+    become(after)
+    assert store.observe(None if everything else tree.touched("/c")).observations == tree.look(spec)
 
 
 def test_links_to_directories_are_not_descended(tree: Tree) -> None:
@@ -1121,7 +1238,7 @@ def test_without_privileges_a_closed_file_is_unreadable() -> None:
         with os.fdopen(read) as pipe:
             lines = pipe.read().splitlines()
         os.waitpid(child, 0)
-    denied = "because user 65534 is not permitted to read this file"
+    denied = "because user 65534 is not permitted to read this path"
     fact = "not_permitted: certmond cannot check /etc/kubernetes"
     assert f"apiserver 1 True {fact}/pki/apiserver.key, {denied}" in lines
     assert f"admin.conf 0 False {fact}/admin.conf, {denied}" in lines

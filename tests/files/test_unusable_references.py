@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -94,6 +97,38 @@ def test_a_value_that_is_no_path_is_a_finding(tmp_path: Path, way: str, value: s
     worker = Worker(tmp_path)
     WAYS[way](worker, value)
     observe(worker)
+
+
+def test_an_unreadable_directory_of_files_with_flags_is_not_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Certmond does not know whether files in the directory name certificates, so it does not omit them silently.
+
+    The store that has read the directory reports the same as a new store, and reports nothing after the end of the
+    error.
+    """
+    worker, listdir, broken = Worker(tmp_path), os.listdir, set[str]()
+    by_pod(worker, "/etc/b")
+    worker.unit("kubelet.service", "ExecStart=/usr/bin/kubelet", enabled=True)
+    store = worker.store()
+
+    def some(directory: Any) -> list[str]:
+        if any(str(directory).endswith(each) for each in broken):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return listdir(directory)
+
+    monkeypatch.setattr(os, "listdir", some)
+    intact = store.observe()
+    for name, path in (("static-pod", "/etc/kubernetes/manifests"), ("systemd-unit", "/etc/systemd/system")):
+        broken.add(path)
+        fact = f"any flag in {path}: certmond cannot read {path} (Input/output error)"
+        for each in (store, worker.store()):
+            found = [seen for seen in each.observe().observations if seen.path == path]
+            assert [(seen.name, fault.reason, fault.detail) for seen in found for fault in seen.faults] == [
+                (name, Reason.NOT_WATCHED, f"certmond does not watch the file of {fact}")
+            ]
+        broken.clear()
+        assert store.observe() == intact
 
 
 @pytest.mark.parametrize("flag", ["config", "config-dir"])
