@@ -218,7 +218,6 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     "tests/test_commands_beside_the_daemon.py": ("runs commands beside a daemon", ["controllers/watched_state_files"]),
     "tests/test_demo.py": ("runs `certmond demo`", ["demo/node", "demo/certmond_processes", "demo/walkthrough"]),
     "tests/test_distributions.py": ("reads nodes of every distribution", ["discovery/distribution"]),
-    "tests/test_forgeries.py": ("renews beside forged files", ["renewal/signing_permission"]),
     "tests/test_next_event.py": (
         "compares what plan, forecast and the other verbs print",
         ["cli/plan", "expose/documents/forecast_table"],

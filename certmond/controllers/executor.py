@@ -141,6 +141,7 @@ class Executor:
         """
         with self._transactions.lock(patience) as writer, self._ledger.batch():
             self._recover(writer)
+            self._grants.begin()
             outcomes = list[Outcome]()
             for step in plan.writes:  # not the restarts, which need a new scan of the node
                 if stopping():
@@ -220,9 +221,9 @@ class Executor:
         written = (step.path,) if step.keep_key else archived(step.status.seen)
         if why := self._symlink_targets.objection(written, step.status.seen.spec):
             raise WriteError(why)
-        granted = self._grants.granted(step)
+        attempt = self._ledger.attempt(step.identity)
+        granted = self._grants.granted(step, attempt)
         self._ledger.check()  # without a ledger, each pass would renew the certificate again
-        attempt = self._ledger.attempts().get(step.identity)
         cookie, key, csr = self._pending.resume(step.identity, attempt.cookie if attempt else None)
         key = key or self._key(step)
         request = Request(
@@ -254,6 +255,7 @@ class Executor:
 
         archived_files = list[Generation]()
         writer.commit(changes, verify=verify, before_rename=lambda: archived_files.extend(self._archive_old(step)))
+        self._grants.installed(step, issued)
         done = Attempt(
             renewal.now, sha256=issued.sha256, ends_at=issued.not_after, common_name=holder_of(issued),
             subject=issued.subject,
@@ -273,7 +275,7 @@ class Executor:
 
     def _restore(self, step: Restore, writer: Writer) -> Outcome:
         """Restore a certificate, or repair a kubeconfig. Return the outcome of the step."""
-        now, leaf, before = self._clock(), step.certificate, self._ledger.attempts().get(step.identity)
+        now, leaf, before = self._clock(), step.certificate, self._ledger.attempt(step.identity)
         if step.generation is None:  # the step changes the kubeconfig in place and keeps the certificate
             done = self._restoration.repair(step, writer)
             repaired = replace(before or Attempt(now, restored=True), failures=0, message="", at=now).repaired(before)
@@ -308,7 +310,7 @@ class Executor:
 
     def _record_failure(self, step: Write, error: CertmondError) -> None:
         identity = (step.target, step.path)
-        before = self._ledger.attempts().get(identity)
+        before = self._ledger.attempt(identity)
         failures = before.failures + 1 if before else 1
         # Keep the cookie of the signer if the signer was unreachable, or if certmond could not write the certificate.
         cookie = before.cookie if before and isinstance(error, UnreachableError | WriteError) else None
@@ -319,7 +321,7 @@ class Executor:
             self._pending.drop(identity)
 
     def _clear_failure(self, step: Derive | Rotate) -> None:
-        if (step.target, step.path) in self._ledger.attempts():
+        if self._ledger.attempt((step.target, step.path)):
             with suppress(WriteError):
                 self._ledger.remove((step.target, step.path))
 

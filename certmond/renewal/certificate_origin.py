@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -21,9 +21,9 @@ from certmond.immutable_class import immutable
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Inventory, Observation, Provenance
-from certmond.pki.planning.installed_successors import Pattern, Renewals, later_beside
+from certmond.pki.planning.installed_successors import Pattern, Renewals, later_certificates
 from certmond.pki.planning.steps import Identity
-from certmond.pki.signing.policy import is_issued
+from certmond.pki.signing.policy import contents_of, is_issued
 from certmond.pki.x509.certificate import Certificate, certificates_of
 from certmond.renewal.key_pair import KeyPair, entry_pair
 from certmond.state.archive import Archive, ArchivedFile, archive_name
@@ -32,16 +32,23 @@ from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.dirfd import blaming
 from certmond.transaction.node_file_reader import NodeFiles
 
+_Checked = tuple[tuple[Certificate, ...], tuple[Certificate, ...]]
+"""The certificates of a file, and the possible issuers."""
+
 
 @immutable
 class _Evidence:
-    """Cached evidence about a certificate, with its inputs and the time `at` of its collection."""
+    """Cached evidence about a certificate, with its inputs and the time `at` of its collection.
+
+    `archived` are the archived certificates of the same file. `made` does not contain the later certificates.
+    """
 
     seen: Observation
     attempt: Attempt | None
     former: tuple[Certificate, ...]
     at: datetime
     made: Provenance
+    archived: tuple[Certificate, ...]
 
 
 class ProvenanceLookup:
@@ -53,6 +60,8 @@ class ProvenanceLookup:
         self._authorities = {spec.name: spec for spec in config.certificates if spec.authority}
         self._files = NodeFiles(root)
         self._evidence: dict[Identity, _Evidence] = {}
+        self._contents: dict[_Checked, Hashable | None] = {}
+        """The contents of each certificate in a pattern, or None if no CA has issued the certificate."""
 
     def of_due(
         self, due: Iterable[Observation], inventory: Inventory, now: datetime, *, within: float | None = None
@@ -66,7 +75,7 @@ class ProvenanceLookup:
         former, evidence = dict[str, tuple[Certificate, ...]](), dict[Identity, _Evidence]()
         present = {each.spec.name: each.certificates for each in inventory.observations if each.spec.authority}
         until = None if within is None else time.monotonic() + within
-        pattern = Pattern(inventory)
+        pattern, known, self._contents = Pattern(inventory), self._contents, {}
         with suppress(WriteError):  # the executor raises the same error and refuses the renewal
             renewals = Renewals(self._ledger.attempts())
             for seen in due:
@@ -74,21 +83,21 @@ class ProvenanceLookup:
                 if ca and ca not in former:
                     former[ca] = self._former(ca, inventory)
                 before, attempt = former.get(ca or "", ()), renewals.attempts.get(seen.identity)
-                beside = pattern.beside(seen)
+                issuers = (*present.get(ca or "", ()), *before)
                 cached = None if until is None else self._evidence.get(seen.identity)
                 if not (cached and self._is_current(cached, seen, attempt, before, now)):
                     if until is not None and time.monotonic() >= until:
                         continue
-                    signed = is_issued(
-                        seen.certificates[0], seen.certificates[1:], (*present.get(ca or "", ()), *before)
-                    )
-                    made = self._provenance(seen, ca, access, renewals, former=before, beside=beside, signed=signed)
-                    cached = _Evidence(seen, attempt, before, now, made)
-                evidence[seen.identity], made = cached, cached.made
-                if made.owner_writes:
-                    later = later_beside(seen.certificates[0], beside, renewals.elsewhere(seen))
-                    made = replace(made, later=(*made.later, *later))
-                found[seen.identity] = made
+                    signed = is_issued(seen.certificates[0], seen.certificates[1:], issuers)
+                    made = self._provenance(seen, ca, access, former=before, signed=signed)
+                    cached = _Evidence(seen, attempt, before, now, made, self._archived(seen))
+                evidence[seen.identity], made, holder = cached, cached.made, None
+                if made.owner_writes and seen.spec.is_glob:
+                    holder = renewals.holder(seen, partial(self._issued, pattern.beside(seen), issuers, known))
+                later = later_certificates(seen, cached.archived, attempt, holder, owner_writes=made.owner_writes)
+                found[seen.identity] = replace(
+                    made, later=later.archived, later_elsewhere=later.elsewhere, lost=later.lost
+                )
         self._evidence = evidence
         return found
 
@@ -103,29 +112,56 @@ class ProvenanceLookup:
         same = seen is cached.seen and cached.attempt == attempt and cached.former == former
         return same and cached.at <= now < cached.at + self._config.resync
 
+    def _issued(
+        self,
+        files: Iterable[tuple[Certificate, ...]],
+        issuers: tuple[Certificate, ...],
+        known: Mapping[_Checked, Hashable | None],
+    ) -> dict[Certificate, Hashable]:
+        """Return the first certificates of `files` that a CA in `issuers` has issued, each with its contents."""
+        found = dict[Certificate, Hashable]()
+        for certificates in files:
+            checked = certificates, issuers
+            if checked in known:
+                contents = known[checked]
+            else:
+                is_valid = is_issued(certificates[0], certificates[1:], issuers)
+                contents = contents_of(certificates[0]) if is_valid else None
+            self._contents[checked] = contents
+            if contents is not None:
+                found[certificates[0]] = contents
+        return found
+
     def renewals(self) -> Renewals:
         """Return the renewals that the state directory records."""
         return Renewals(self._ledger.attempts())
 
-    def of(
-        self, seen: Observation, ca: str | None, known: Provenance | None, renewals: Renewals | None = None
-    ) -> Provenance:
+    def of(self, seen: Observation, ca: str | None, known: Provenance | None, renewals: Renewals) -> Provenance:
         """Collect the evidence about one certificate again, and add the evidence to `known`.
 
-        `ca` is the CA that signs the renewal. Raises WriteError if certmond cannot read the archive.
+        `ca` is the CA that signs the renewal. Without `known`, certmond does not know the certificates in the other
+        files of a pattern, so that each later renewal of such a file counts as lost. Raises WriteError if certmond
+        cannot read the archive.
         """
-        former = (*(known.former if known else ()), *(self._former(ca) if ca else ()))
-        made = self._provenance(
-            seen, ca, WriterLookup(self._root), renewals or self.renewals(),
-            former=former, beside=known.later if known else (), signed=True,
+        before = known or Provenance()
+        former = (*before.former, *(self._former(ca) if ca else ()))
+        made = self._provenance(seen, ca, WriterLookup(self._root), former=former, signed=True)
+        holder = renewals.holder(seen) if known is None and made.owner_writes and seen.spec.is_glob else None
+        later = later_certificates(
+            seen, self._archived(seen), renewals.attempts.get(seen.identity), holder, owner_writes=made.owner_writes,
+            known=(*before.later, *before.later_elsewhere),
         )  # fmt: skip
-        return replace(made, later=(*made.later, *known.later)) if known else made
+        return replace(
+            made,
+            later=(*later.archived, *before.later),
+            later_elsewhere=(*later.elsewhere, *before.later_elsewhere),
+            lost=later.lost or before.lost,
+        )
 
     def _provenance(
-        self, seen: Observation, ca: str | None, access: WriterLookup, renewals: Renewals, *,
-        former: Iterable[Certificate], beside: Iterable[Certificate], signed: bool,
-    ) -> Provenance:  # fmt: skip
-        """Return the evidence about a certificate.
+        self, seen: Observation, ca: str | None, access: WriterLookup, *, former: Iterable[Certificate], signed: bool
+    ) -> Provenance:
+        """Return the evidence about a certificate, except the later certificates.
 
         Check the private key only if a known CA has `signed` the certificate, and if the owner can write the
         certificate file.
@@ -134,7 +170,6 @@ class ProvenanceLookup:
         writers = access.writers([seen.path], owner)
         authority = self._authorities.get(ca or "")
         of_ca = access.writers([authority.path], authority.owner) if authority else Writers()
-        later, lost = self._later(seen, renewals, beside, owner_writes=writers.owner)
         return Provenance(
             former=tuple(dict.fromkeys(former)),
             path_writers=writers.path or access.writers(key, owner).path,  # a key file has no subject
@@ -142,8 +177,6 @@ class ProvenanceLookup:
             owner_writes=writers.owner,
             possessed=writers.owner and signed and self._is_possessed(seen),
             ca_writers=of_ca.path or of_ca.file,
-            later=later,
-            lost=lost,
         )
 
     def _is_possessed(self, seen: Observation) -> bool:
@@ -185,17 +218,10 @@ class ProvenanceLookup:
                     trusted.append(frozenset(embedded.certificates))
         return tuple(frozenset.intersection(*trusted)) if trusted else ()
 
-    def _later(
-        self, seen: Observation, known: Renewals, beside: Iterable[Certificate], *, owner_writes: bool
-    ) -> tuple[tuple[Certificate, ...], bool]:
-        """Return the archived certificates later than the present one, and whether a later certificate is missing."""
-        present, archived = seen.certificates[0], list[Certificate]()
-        for files in self._generations(archive_name(seen.spec, seen.path)):
-            archived += _in_files(files, seen.spec.kind)
-        # A recorded certificate is lost if neither the archive nor another file contains it.
-        last = {each.sha256 for each in known.successors(seen, archived, owner_writes=owner_writes)}
-        later = [each for each in archived if each.not_after > present.not_after or each.sha256 in last]
-        return tuple(dict.fromkeys(later)), not last <= {each.sha256 for each in (*archived, *beside)}
+    def _archived(self, seen: Observation) -> tuple[Certificate, ...]:
+        """Return the archived certificates of the file. Raises WriteError if certmond cannot read the archive."""
+        generations = self._generations(archive_name(seen.spec, seen.path))
+        return tuple(each for files in generations for each in _in_files(files, seen.spec.kind))
 
     def _generations(self, name: str) -> list[tuple[ArchivedFile, ...]]:
         """Return the files of each archived generation of an entry, or [] without the permission to read the archive.

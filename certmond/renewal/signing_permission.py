@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from dataclasses import replace
 from pathlib import Path
 
 from certmond.config.model import Config
 from certmond.errors import RefusedError, WriteError
+from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.catalog.entries import SELF
+from certmond.pki.planning.installed_successors import Renewals, holder_of
 from certmond.pki.planning.steps import Issue
-from certmond.pki.signing.policy import Basis, Denial, Grant, basis, fixed_by, grant
+from certmond.pki.signing.policy import Basis, Denial, Grant, basis, contents_of, fixed_by, grant
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.certificate_file_parser import decode
 from certmond.renewal.certificate_origin import ProvenanceLookup
@@ -19,7 +23,11 @@ from certmond.transaction.node_file_reader import NodeFiles
 
 
 class SigningPermissions:
-    """Permissions to sign certificates on one node."""
+    """Permissions to sign certificates on one node.
+
+    The evidence of a plan does not contain the certificates that the steps of this plan install. The caller reports
+    each of these certificates to `installed`, and calls `begin` before the first step.
+    """
 
     def __init__(self, config: Config, root: str, state_dir: Path, files: NodeFiles) -> None:
         self._authorities = {
@@ -28,9 +36,22 @@ class SigningPermissions:
             if spec.authority and not spec.is_glob and spec.password_file is None
         }
         self._files, self._provenance = files, ProvenanceLookup(config, root, state_dir)
+        self._new: dict[tuple[str, str | None], dict[Hashable, Certificate]] = {}
 
-    def granted(self, step: Issue) -> Grant:
+    def begin(self) -> None:
+        """Begin the steps of another plan."""
+        self._new = {}
+
+    def installed(self, step: Issue, certificate: Certificate) -> None:
+        """Record the certificate that `step` has installed. No other file of a pattern may get other contents."""
+        if step.status.seen.spec.is_glob:
+            of_holder = self._new.setdefault((step.target, holder_of(certificate)), {})
+            of_holder[contents_of(certificate)] = certificate
+
+    def granted(self, step: Issue, attempt: Attempt | None) -> Grant:
         """Return the permission to sign, from the present evidence.
+
+        `attempt` is the last recorded attempt for the certificate.
 
         Raises RefusedError if the policy denies the permission, and WriteError if certmond cannot read the archive.
         """
@@ -39,7 +60,7 @@ class SigningPermissions:
             paths = [each for each in (step.path, seen.key_path) if each]
             derived = Basis(barrier=self._files.exposed(paths, seen.spec.owner) or "")
         else:
-            derived = self._basis(step, step.old)
+            derived = self._basis(step, step.old, attempt)
         granted = grant(step.template, fixed_by(seen.spec, step.facts), derived)
         if isinstance(granted, Denial):
             fact = f"certmond does not renew {step.path} with the key of the CA: {granted}"
@@ -48,10 +69,14 @@ class SigningPermissions:
             )
         return granted
 
-    def _basis(self, step: Issue, old: Certificate) -> Basis:
+    def _basis(self, step: Issue, old: Certificate, attempt: Attempt | None) -> Basis:
         """Return the sources for the certificate that replaces `old`, from the present evidence."""
         status, seen = step.status, step.status.seen
-        provenance = self._provenance.of(seen, step.authority, status.presence.provenance)
+        renewals = Renewals({step.identity: attempt} if attempt else {})
+        provenance = self._provenance.of(seen, step.authority, status.presence.provenance, renewals)
+        if provenance.owner_writes:
+            new = self._new.get((step.target, holder_of(old)), {}).values()
+            provenance = replace(provenance, later_elsewhere=(*provenance.later_elsewhere, *new))
         return basis(old, seen.certificates[1:], status.issuers, provenance)
 
     def check_authorities(self, step: Issue) -> None:

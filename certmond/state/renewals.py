@@ -94,6 +94,10 @@ class Ledger:
         """Return the stored attempts, or {} if neither file is usable."""
         return self._load() if self._batch is None else dict(self._batch)
 
+    def attempt(self, identity: Identity) -> Attempt | None:
+        """Return the stored attempt of one certificate, or None if neither file is usable or contains it."""
+        return (self._load() if self._batch is None else self._batch).get(identity)
+
     def renewed(self) -> dict[str, datetime]:
         """Return the time at which certmond installed each new certificate, by the SHA-256 of the certificate.
 

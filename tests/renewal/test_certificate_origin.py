@@ -7,6 +7,7 @@ import os
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
@@ -20,8 +21,12 @@ from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import assess
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.catalog.observation import Inventory, Provenance
+from certmond.pki.planning.installed_successors import Renewals
 from certmond.pki.planning.steps import Identity
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
+from certmond.pki.signing import policy
+from certmond.pki.signing.policy import basis
+from certmond.pki.x509.path_building import find_paths
 from certmond.renewal.certificate_origin import ProvenanceLookup
 from certmond.renewal.due_certificates import DueCertificates
 from certmond.state.archive import Archive
@@ -74,7 +79,7 @@ def test_an_old_ca_is_known_from_the_record_the_archive_and_kubeconfigs_of_root(
     Archive(host.state).store("ca", {"/etc/kubernetes/pki/ca.crt": path}, NOW, {})
     assert {*found(host)["apiserver"].former} == own | {FORMER.facts}
     seen = next(each for each in inventory(host).observations if each.name == "apiserver")
-    now_known = ProvenanceLookup(host.config, str(host.root), host.state).of(seen, "ca", None)
+    now_known = ProvenanceLookup(host.config, str(host.root), host.state).of(seen, "ca", None, Renewals({}))
     assert now_known.former == (FORMER.facts,)
 
     conf = host.at("/etc/kubernetes/admin.conf")
@@ -136,9 +141,67 @@ def test_in_a_pattern_a_later_certificate_may_have_another_name(host: Host) -> N
         host.put(f"/srv/{name}.pem", each.pem + each.key_pem, 0o600)
         os.chown(host.at(f"/srv/{name}.pem"), ALICE, ALICE)
     lookup = evidence(host.config, host, inventory(host))
-    assert lookup["many", "/srv/old.pem"].later == (later.facts,)
+    assert lookup["many", "/srv/old.pem"].later_elsewhere == (later.facts,)
     assert lookup["many", "/srv/old.pem"].possessed
-    assert lookup["many", "/srv/later.pem"].later == ()
+    assert lookup["many", "/srv/later.pem"].later_elsewhere == ()
+
+
+def shared_name(host: Host, count: int, forged: int = 0) -> None:
+    """Write `count` due certificates, as many later ones, and `forged` ones of another CA, all with one common name."""
+    host.entries = {"many": {"path": "/srv/*.pem", "key": "/srv/*.pem", "owner": str(ALICE)}}
+    makers: Any = [
+        ("old", host.ca, NOW + HOUR, count),
+        ("new", host.ca, NOW + YEAR, count),
+        ("forged", FORMER, NOW + 2 * YEAR, forged),
+    ]
+    for name, ca, end, number in makers:
+        for each in range(number):
+            leaf = make_leaf(ca, "app", not_before=NOW - YEAR, not_after=end + timedelta(seconds=each))
+            host.put(f"/srv/{name}-{each}.pem", leaf.pem + leaf.key_pem, 0o600)
+            os.chown(host.at(f"/srv/{name}-{each}.pem"), ALICE, ALICE)
+
+
+def test_one_certificate_represents_the_others_with_its_contents(host: Host) -> None:
+    """However many files have later certificates with equal contents, the evidence contains the last of these. It does
+    not contain a certificate that no CA of the entry has issued.
+    """
+    shared_name(host, 3, forged=2)
+    (last,) = x509.load_pem_x509_certificates(host.at("/srv/new-2.pem").read_bytes())
+    lookup = evidence(host.config, host, inventory(host))
+    for number in range(3):
+        (found,) = lookup["many", f"/srv/old-{number}.pem"].later_elsewhere
+        assert found.serial == last.serial_number
+
+
+def test_each_file_of_a_pattern_is_checked_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of path searches is proportional to the number of files, although each due certificate is compared
+    with all others. A second pass repeats no search for an unchanged file.
+    """
+    counts = []
+    for count in (5, 10):
+        shared_name(host, count)
+        seen, lookup = inventory(host), ProvenanceLookup(host.config, str(host.root), host.state)
+        due = DueCertificates(host.config).of(seen, NOW)
+        searches = mock.Mock(side_effect=find_paths)
+        monkeypatch.setattr(policy, "find_paths", searches)
+        found = lookup.of_due(due, seen, NOW, within=3600.0)
+        bases = [basis(each.certificates[0], (), (host.ca.facts,), found[each.identity]) for each in due]
+        assert {len(each.later) for each in bases} == {1}
+        counts.append(searches.call_count)
+        lookup.of_due(due, seen, NOW, within=3600.0)
+        assert searches.call_count == counts[-1]
+    assert counts[1] == 2 * counts[0]
+
+
+def test_a_renewal_of_another_file_counts_at_once(host: Host) -> None:
+    """The cached evidence about a file does not hide that certmond has renewed another file of the pattern."""
+    shared_name(host, 1)
+    host.at("/srv/new-0.pem").unlink()
+    seen, lookup = inventory(host), ProvenanceLookup(host.config, str(host.root), host.state)
+    due = DueCertificates(host.config).of(seen, NOW)
+    assert not lookup.of_due(due, seen, NOW, within=3600.0)["many", "/srv/old-0.pem"].lost
+    Ledger(host.state).store(("many", "/srv/b.pem"), Attempt(NOW, sha256="0" * 64, common_name="app"))
+    assert lookup.of_due(due, seen, NOW, within=0.0)["many", "/srv/old-0.pem"].lost
 
 
 def test_evidence_is_gathered_for_a_part_of_a_pass_and_used_again(host: Host) -> None:
@@ -155,6 +218,23 @@ def test_evidence_is_gathered_for_a_part_of_a_pass_and_used_again(host: Host) ->
     lookup.of_due(due, seen, NOW, within=3600.0)
     again = inventory(host)
     assert lookup.of_due(DueCertificates(host.config).of(again, NOW), again, NOW, within=0.0) == {}
+
+
+def test_the_evidence_before_a_signature_adds_to_that_of_the_plan(host: Host) -> None:
+    """Only the plan compares with the other files. A certificate that these contain is not lost. Without the evidence
+    of a plan, a later renewal of another file counts as lost.
+    """
+    shared_name(host, 1)
+    seen = inventory(host)
+    old, new = (each for name in ("old", "new") for each in seen.observations if each.path == f"/srv/{name}-0.pem")
+    last = Attempt(NOW, sha256=new.certificates[0].sha256, common_name="app")
+    renewals, lookup = Renewals({old.identity: last}), ProvenanceLookup(host.config, str(host.root), host.state)
+    assert lookup.of(old, "ca", None, renewals).lost
+    assert not lookup.of(old, "ca", Provenance(later_elsewhere=new.certificates), renewals).lost
+    assert lookup.of(old, "ca", Provenance(lost=True), Renewals({})).lost
+    elsewhere = Renewals({new.identity: last})
+    assert lookup.of(old, "ca", None, elsewhere).lost
+    assert not lookup.of(old, "ca", Provenance(), elsewhere).lost
 
 
 def test_possession_of_a_self_signed_certificate_does_not_count(host: Host) -> None:

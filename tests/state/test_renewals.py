@@ -41,6 +41,17 @@ def test_an_attempt_is_remembered_as_it_was(tmp_path_factory: pytest.TempPathFac
     state = tmp_path_factory.mktemp("state")
     Ledger(state).store(LEAF, attempt)
     assert Ledger(state).attempts() == {LEAF: attempt}
+    assert Ledger(state).attempt(LEAF) == attempt
+
+
+def test_one_attempt_is_found_in_a_batch_and_outside(tmp_path: Path) -> None:
+    """In a batch, the last attempt counts also before the batch ends."""
+    ledger, other = Ledger(tmp_path), ("etcd", "/etc/kubernetes/pki/etcd/server.crt")
+    ledger.store(LEAF, Attempt(NOW))
+    with ledger.batch():
+        ledger.store(LEAF, Attempt(NOW + DAY))
+        assert (ledger.attempt(LEAF), ledger.attempt(other)) == (Attempt(NOW + DAY), None)
+    assert (ledger.attempt(LEAF), ledger.attempt(other)) == (Attempt(NOW + DAY), None)
 
 
 def test_a_name_that_is_not_utf8_is_recorded(tmp_path: Path) -> None:

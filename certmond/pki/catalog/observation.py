@@ -172,7 +172,8 @@ class Provenance:
     owner_writes: bool = False  # the owner of the entry is not root, and can change or replace the certificate's file
     possessed: bool = False  # the key file contains the key of the certificate
     ca_writers: str = ""  # can change or replace the file of the present CA
-    later: tuple[Certificate, ...] = ()  # certificates that certmond installed afterwards in the same file
+    later: tuple[Certificate, ...] = ()  # later certificates in the archive of the same file
+    later_elsewhere: tuple[Certificate, ...] = ()  # later certificates of a CA in other files of the same pattern
     lost: bool = False  # the last of the later certificates is unknown
 
 

@@ -6,13 +6,14 @@ certificate must come from the entry, or from a predecessor that a CA of this no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from certmond.errors import MalformedError
 from certmond.immutable_class import immutable
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
 from certmond.pki.catalog.field_types import USAGES, expand
@@ -30,6 +31,7 @@ from certmond.pki.signing.template import (
     unfit_usages,
 )
 from certmond.pki.x509.certificate import KEY_USAGES, Certificate, attributes_of, load
+from certmond.pki.x509.library_guard import guarded
 from certmond.pki.x509.path_building import find_paths
 
 _RESERVED = ("system:", "kubeadm:")
@@ -116,7 +118,7 @@ def basis(
     if provenance.lost:
         reasons.append("the certificate is older than the certificate that certmond installed")
     later = tuple(each for each in provenance.later if is_issued(each, chain, known))
-    return Basis(None if reasons else certificate, tuple(reasons), later)
+    return Basis(None if reasons else certificate, tuple(reasons), (*later, *provenance.later_elsewhere))
 
 
 def is_issued(certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate]) -> bool:
@@ -138,6 +140,22 @@ def is_issued(certificate: Certificate, chain: Sequence[Certificate], issuers: S
         if not signers or (in_date and (limited or all(each.extended_usages is None for each in signers))):
             return True
     return False
+
+
+def contents_of(certificate: Certificate) -> Hashable:
+    """Return the contents that this policy compares with a template, as one value.
+
+    Two certificates with an equal value permit the same renewals. If cryptography cannot parse the certificate, the
+    value is the certificate itself.
+    """
+    try:
+        with guarded("has contents that cryptography cannot parse"):
+            parsed = load(certificate.der)
+            subject = attributes_of(parsed.subject), tuple(_common_names(parsed.subject))
+            names = frozenset(alternative_names(parsed))
+    except MalformedError:
+        return certificate
+    return subject, certificate.usages, certificate.extended_usages, names, certificate.key.algorithm
 
 
 def successor_denial(

@@ -7,12 +7,24 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
 
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.catalog.validator import validated
-from certmond.pki.planning.installed_successors import Pattern, Renewals, holder_of, is_older, later_beside
+from certmond.pki.planning.installed_successors import (
+    Holder,
+    LaterCertificates,
+    Pattern,
+    Renewals,
+    holder_of,
+    is_older,
+    later_certificates,
+)
+from certmond.pki.signing.policy import contents_of
+from certmond.pki.x509.certificate import Certificate
 from tests.builders import DAY, NOW, YEAR, Issued, make_ca, make_leaf
 
 CA = make_ca()
@@ -27,55 +39,126 @@ def seen(path: str, issued: Issued, spec: CertificateSpec = MANY) -> Observation
     return Observation(spec.name, spec, path, (issued.facts,))
 
 
-def successors(present: Observation, attempts: Any, *, kept: Any = (), owner_writes: bool = True) -> list[Attempt]:
-    return Renewals(attempts).successors(present, [each.facts for each in kept], owner_writes=owner_writes)
+def later(present: Observation, attempts: Any, *, archived: Any = (), owner_writes: bool = True) -> LaterCertificates:
+    """Return the later certificates without those in other files."""
+    renewals = Renewals(attempts)
+    holder = renewals.holder(present) if owner_writes and present.spec.is_glob else None
+    own = renewals.attempts.get(present.identity)
+    return later_certificates(present, [each.facts for each in archived], own, holder, owner_writes=owner_writes)
 
 
 def test_a_certificate_from_before_the_last_renewal_is_older_whatever_its_end() -> None:
     """The rule holds if the owner can write the file. In a file of root alone the end decides, or the archive."""
     present = seen("/srv/one.pem", PRESENT, ONE)
     known = {present.identity: ATTEMPT}
-    assert successors(present, known) == [ATTEMPT]
-    assert successors(present, known, owner_writes=False) == []
-    assert successors(present, known, kept=[PRESENT], owner_writes=False) == [ATTEMPT]
+    assert later(present, known).lost
+    assert later(present, known, archived=[RENEWED]) == LaterCertificates((RENEWED.facts,))
+    assert not later(present, known, owner_writes=False).lost
+    assert later(present, known, archived=[PRESENT], owner_writes=False).lost
     ends_later = replace(ATTEMPT, ends_at=PRESENT.facts.not_after + DAY)
-    assert successors(present, {present.identity: ends_later}, owner_writes=False) == [ends_later]
+    assert later(present, {present.identity: ends_later}, owner_writes=False).lost
 
 
 def test_the_last_certificate_of_certmond_has_no_later_one() -> None:
     """The same holds for a certificate that was issued after its last renewal, or if nothing was ever renewed."""
     present = seen("/srv/one.pem", PRESENT, ONE)
-    assert successors(present, {present.identity: replace(ATTEMPT, sha256=PRESENT.facts.sha256)}) == []
     newer = seen("/srv/one.pem", make_leaf(CA, "app", not_before=NOW, not_after=NOW + 2 * YEAR), ONE)
-    assert successors(newer, {newer.identity: ATTEMPT}) == []
-    assert successors(present, {}) == []
-    assert successors(present, {present.identity: Attempt(NOW, failures=1)}) == []
+    for each, attempts in (
+        (present, {present.identity: replace(ATTEMPT, sha256=PRESENT.facts.sha256)}),
+        (newer, {newer.identity: ATTEMPT}),
+        (present, {}),
+        (present, {present.identity: Attempt(NOW, failures=1)}),
+    ):
+        assert later(each, attempts) == LaterCertificates()
 
 
 def test_in_a_pattern_the_renewal_of_another_file_counts() -> None:
-    """The rule covers the same common name, and patterns only."""
+    """The rule covers the same common name, and patterns only. A certificate in the archive is not lost. If certmond
+    installed the present certificate, only the certificates in other files count.
+    """
     present = seen("/srv/b.pem", PRESENT)
-    assert successors(present, {("many", "/srv/a.pem"): ATTEMPT}) == [ATTEMPT]
-    assert successors(present, {("many", "/srv/a.pem"): replace(ATTEMPT, common_name="other")}) == []
-    assert successors(present, {("many", "/srv/a.pem"): replace(ATTEMPT, sha256=PRESENT.facts.sha256)}) == []
-    assert successors(seen("/srv/one.pem", PRESENT, ONE), {("one", "/srv/a.pem"): ATTEMPT}) == []
-    assert successors(present, {("many", "/srv/a.pem"): ATTEMPT}, owner_writes=False) == []
+    beside = {("many", "/srv/a.pem"): ATTEMPT}
+    assert later(present, beside).lost
+    assert later(present, beside, archived=[RENEWED]) == LaterCertificates((RENEWED.facts,))
+    assert not later(present, {("many", "/srv/a.pem"): replace(ATTEMPT, common_name="other")}).lost
+    assert not later(present, {("many", "/srv/a.pem"): replace(ATTEMPT, sha256=PRESENT.facts.sha256)}).lost
+    assert not later(seen("/srv/one.pem", PRESENT, ONE), {("one", "/srv/a.pem"): ATTEMPT}).lost
+    assert not later(present, beside, owner_writes=False).lost
+    own = {present.identity: replace(ATTEMPT, sha256=PRESENT.facts.sha256)}
+    assert later(present, beside | own, archived=[RENEWED]) == LaterCertificates()
 
 
-def test_certificates_beside_it_are_later_by_their_end_or_by_the_renewal() -> None:
-    """It covers certificates of the same common name in the files of the same pattern."""
+def test_the_last_certificate_of_a_file_is_not_lost_if_another_file_contains_it() -> None:
+    """The other file is a file of the same pattern, or `known` contains the certificate from an earlier search."""
+    present = seen("/srv/b.pem", PRESENT)
+    renewals = Renewals({present.identity: replace(ATTEMPT, common_name="former name")})
+    holder = renewals.holder(present, lambda: {RENEWED.facts: "contents"})
+    own = renewals.attempts[present.identity]
+    found = later_certificates(present, [], own, holder, owner_writes=True)
+    assert found == LaterCertificates((), (RENEWED.facts,))
+    assert later_certificates(present, [], own, owner_writes=True).lost
+    assert not later_certificates(present, [], own, owner_writes=True, known=found.elsewhere).lost
+
+
+def test_certificates_beside_it_are_those_of_the_common_name_in_the_pattern() -> None:
+    """The result contains each chain once."""
     short = make_leaf(CA, "app", not_before=NOW - DAY, not_after=NOW + DAY)
     other = make_leaf(CA, "other", not_before=NOW - DAY, not_after=NOW + 20 * YEAR)
     present = seen("/srv/b.pem", PRESENT)
-    pattern = Pattern(
-        Inventory((present, seen("/srv/a.pem", short), seen("/srv/c.pem", other), seen("/x", other, ONE)))
+    files = (present, seen("/srv/a.pem", short), seen("/srv/c.pem", other), seen("/srv/d.pem", short))
+    pattern = Pattern(Inventory((*files, seen("/x", other, ONE))))
+    assert [*pattern.beside(present)] == [(PRESENT.facts,), (short.facts,)]
+    assert not [*pattern.beside(seen("/x", PRESENT, ONE))]
+
+
+def test_a_missing_certificate_is_later_by_its_time_or_by_its_end() -> None:
+    """The one that was installed last, and the one that ends last, can be different certificates."""
+    before, end = PRESENT.facts.not_before - DAY, PRESENT.facts.not_after
+    short = Attempt(before, sha256="a" * 64, ends_at=end - DAY)
+    for attempt, is_later in (
+        (Attempt(before - DAY, sha256="b" * 64, ends_at=end + DAY), True),
+        (Attempt(before - DAY, sha256="b" * 64, ends_at=end - DAY), False),
+        (Attempt(NOW, sha256="b" * 64), True),
+    ):
+        for order in ([short, attempt], [attempt, short]):
+            assert Holder(order, {}).misses_later(PRESENT.facts, ()) == is_later
+            undated = [replace(each, ends_at=None, at=each.at + DAY / 2) for each in order]
+            assert Holder([*order, *undated], {}).misses_later(PRESENT.facts, ()) == is_later
+
+
+POOL = [
+    make_leaf(CA, "app", not_before=NOW + start * DAY, not_after=NOW + end * DAY, names=[f"DNS:{name}"]).facts
+    for start, end, name in (
+        (-9, 1, "a"), (-8, 3, "a"), (-5, 2, "b"), (-5, 2, "a"), (-3, 9, "b"), (-2, 1, "c"), (-1, 1, "a")
     )
-    beside = pattern.beside(present)
-    assert set(beside) == {PRESENT.facts, short.facts}
-    assert pattern.beside(seen("/x", PRESENT, ONE)) == ()
-    assert later_beside(PRESENT.facts, beside, []) == ()
-    assert later_beside(PRESENT.facts, beside, [replace(ATTEMPT, sha256=short.facts.sha256)]) == (short.facts,)
-    assert later_beside(short.facts, beside, []) == (PRESENT.facts,)
+]  # fmt: skip
+INSTALLATIONS = st.lists(st.tuples(st.sampled_from(POOL), st.integers(-10, 1), st.booleans()), max_size=6)
+
+
+@given(st.sets(st.sampled_from(POOL)), INSTALLATIONS, st.sampled_from(POOL), st.sets(st.sampled_from(POOL)))
+def test_one_certificate_stands_for_all_with_equal_contents(
+    files: set[Certificate], installed: list[tuple[Certificate, int, bool]], present: Certificate,
+    archived: set[Certificate],
+) -> None:  # fmt: skip
+    """A search finds the contents of exactly the later certificates, each time a later certificate. A certificate is
+    missing if it is later, and neither in a file nor in the archive.
+    """
+    attempts = [
+        Attempt(NOW + day * DAY, sha256=each.sha256, ends_at=each.not_after if dated else None)
+        for each, day, dated in installed
+    ]
+    holder = Holder(attempts, {each: contents_of(each) for each in files})
+    followed = {each.sha256 for each in attempts if is_older(present, each)}
+    expected = {each for each in files if each.not_after > present.not_after or each.sha256 in followed}
+    found = [*holder.later(present)]
+    assert set(found) <= expected
+    assert sorted(map(hash, map(contents_of, found))) == sorted({hash(contents_of(each)) for each in expected})
+    assert {each for each in POOL if holder.is_later(each.sha256, present)} == {
+        each for each in POOL if each.sha256 in followed
+    }
+    known = {each.sha256 for each in (*archived, present)}
+    missing = followed - known - {each.sha256 for each in files}
+    assert holder.misses_later(present, known) == bool(missing)
 
 
 def test_a_common_name_is_recorded_as_printable_text() -> None:

@@ -27,6 +27,7 @@ from certmond.pki.signing.policy import (
     Fixed,
     Grant,
     basis,
+    contents_of,
     entry_that_fixes,
     fixed_by,
     grant,
@@ -207,6 +208,35 @@ def test_an_older_certificate_does_not_bring_back_what_a_later_one_had_not() -> 
         )
     same = make_leaf(ROOT, "app", **OLD)
     granted(decided(same, entry(), basis_of(same, later=(later.facts,))))
+
+
+def test_a_later_certificate_in_another_file_counts_whatever_the_chain_of_this_file() -> None:
+    """The evidence has checked the CA of this certificate with the chain of that file."""
+    later = make_leaf(make_intermediate(ROOT), "app", not_after=NOW + YEAR)
+    old = make_leaf(ROOT, "app", names=["DNS:app"], **OLD)
+    assert "lacks these contents" in denied(decided(old, entry(), basis_of(old, later_elsewhere=(later.facts,))))
+
+
+def test_certificates_with_equal_contents_permit_the_same() -> None:
+    """The serial number, the dates and the key do not count, but the algorithm of the key does. The order of common
+    names counts. A certificate that cryptography cannot parse has its own contents.
+    """
+    same = [make_leaf(ROOT, "app", names=["DNS:a", "DNS:b"]), make_leaf(ROOT, "app", names=["DNS:a", "DNS:b"], **OLD)]
+    same.append(make_leaf(ROOT, "app", names=["DNS:b", "DNS:a"]))
+    assert len({contents_of(each.facts) for each in same}) == 1
+    common = x509.NameAttribute(NameOID.COMMON_NAME, "app"), x509.NameAttribute(NameOID.COMMON_NAME, "b")
+    others = [
+        make_leaf(ROOT, "app", names=["DNS:a"]),
+        make_leaf(ROOT, "app", names=["DNS:a"], key="rsa"),
+        make_leaf(ROOT, "app", names=["DNS:a"], extended_usages=["server auth"]),
+        make_leaf(ROOT, "app", names=["DNS:a"], usages=["digital signature"]),
+        make_leaf(ROOT, subject=_name(CN="app", O="developers"), names=["DNS:a"]),
+        make_leaf(ROOT, subject=x509.Name(common), names=["DNS:a"]),
+        make_leaf(ROOT, subject=x509.Name(common[::-1]), names=["DNS:a"]),
+    ]
+    assert len({contents_of(each.facts) for each in (*same, *others)}) == 1 + len(others)
+    broken = replace(same[0].facts, der=b"0")
+    assert contents_of(broken) is broken
 
 
 def test_a_usage_that_the_later_key_cannot_have_is_not_missing() -> None:

@@ -1,0 +1,72 @@
+"""Permissions to sign the certificates of a pattern that its owner can write, in one execution of a plan."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders import DAY, NOW, YEAR, make_leaf
+from tests.test_renewal import Host
+
+ALICE = 64_101
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    """A node with a pattern of the user ALICE, and no certificate in a file of this pattern."""
+    made = Host(tmp_path / "host", "apiserver")
+    made.entries = {"many": {"path": "/srv/*.pem", "key": "/srv/*.pem", "owner": str(ALICE)}}
+    return made
+
+
+def put(host: Host, name: str, **fields: Any) -> None:
+    """Write a due certificate with the common name "app" and its key."""
+    leaf = make_leaf(host.ca, "app", not_before=NOW - YEAR, not_after=NOW + DAY, **fields)
+    host.put(f"/srv/{name}.pem", leaf.pem + leaf.key_pem, 0o600)
+    for path in (host.at("/srv"), host.at(f"/srv/{name}.pem")):
+        os.chown(path, ALICE, ALICE)
+
+
+def test_all_due_certificates_of_one_common_name_are_renewed(host: Host) -> None:
+    """The new certificate of the first file does not make the others old, because they have the same contents."""
+    for name in "abc":
+        put(host, name, names=["DNS:app"])
+    assert [outcome.result for outcome in host.start_once()] == ["done"] * 3
+    assert (host.plan().steps, host.plan().held) == ((), ())
+
+
+def test_a_certificate_with_other_contents_is_not_renewed_afterwards(host: Host) -> None:
+    """The owner might have copied an old certificate to another file. The first renewal of a plan decides, as it
+    would in the next plan.
+    """
+    put(host, "a", names=["DNS:app"])
+    put(host, "b", names=["DNS:app", "DNS:other"])
+    first, second = host.start_once()
+    assert (first.result, second.result) == ("done", "failed")
+    fact = (
+        "the entry does not specify the subject alternative name other; the later certificate that certmond installed"
+    )
+    assert fact in second.message
+    host.now += DAY / 2
+    (held,) = host.plan().held
+    assert held.path == "/srv/b.pem"
+    assert fact in held.because
+
+
+def test_the_renewals_of_a_plan_do_not_limit_the_next_plan(host: Host) -> None:
+    """After the operator has installed a certificate with other contents, the next plan compares with this one."""
+    put(host, "a", names=["DNS:app"])
+    enforcer = host.enforcer()
+    (done,) = enforcer.executor.execute(enforcer.plan(host.look()))
+    assert done.result == "done"
+    host.now += 2 * YEAR
+    leaf = make_leaf(
+        host.ca, "app", not_before=host.now - DAY, not_after=host.now + DAY / 24, names=["DNS:app", "DNS:other"]
+    )
+    host.put("/srv/a.pem", leaf.pem + leaf.key_pem, 0o600)
+    os.chown(host.at("/srv/a.pem"), ALICE, ALICE)
+    (done,) = enforcer.executor.execute(enforcer.plan(host.look()))
+    assert done.result == "done", done.message
