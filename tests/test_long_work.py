@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 
 from certmond.daemon import reconciler as acting
+from certmond.daemon.enforcer import Enforcer
 from certmond.daemon.loop import Daemon
 from certmond.daemon.reconciler import Reconciler
 from certmond.expose.metrics.own_metrics import Telemetry
+from certmond.notify.audit import Audit
 from certmond.notify.event_log import Event, Journal
+from certmond.state.archive import Archive
 from certmond.state.renewals import Ledger
 from certmond.transaction.commit import Transactions
 from tests.builders import DAY, YEAR, make_ca, make_leaf
@@ -47,6 +50,21 @@ def hand(host: Host, **more: Any) -> tuple[Reconciler, Any]:
         **{"monotonic": Steps(), **more},
     )  # fmt: skip
     return made, enforcer
+
+
+def test_the_retention_of_the_archive_notifies_the_watchdog(tmp_path: Path) -> None:
+    """An archive can have thousands of names, so the executor reports its progress at each name."""
+    host = Host(tmp_path / "host", "apiserver", "kubelet-client")
+    host.start()
+    calls = list[None]()
+    enforcer = Enforcer(
+        host.config, root=str(host.root), state_dir=host.state, audit=Audit(Journal("none"), host.state, "daemon"),
+        clock=lambda: host.now, alive=lambda: calls.append(None),
+    )  # fmt: skip
+    names = len([*Archive(host.state).names()])
+    assert names > 1
+    enforcer.executor.tidy()
+    assert len(calls) >= names
 
 
 class Damaging(Journal):
