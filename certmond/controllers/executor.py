@@ -141,7 +141,7 @@ class Executor:
         """
         with self._transactions.lock(patience) as writer, self._ledger.batch():
             self._recover(writer)
-            self._grants.begin()
+            self._grants.begin(self._ledger.attempts())
             outcomes = list[Outcome]()
             for step in plan.writes:  # not the restarts, which need a new scan of the node
                 if stopping():
@@ -221,9 +221,9 @@ class Executor:
         written = (step.path,) if step.keep_key else archived(step.status.seen)
         if why := self._symlink_targets.objection(written, step.status.seen.spec):
             raise WriteError(why)
-        attempt = self._ledger.attempt(step.identity)
-        granted = self._grants.granted(step, attempt)
+        granted = self._grants.granted(step)
         self._ledger.check()  # without a ledger, each pass would renew the certificate again
+        attempt = self._ledger.attempt(step.identity)
         cookie, key, csr = self._pending.resume(step.identity, attempt.cookie if attempt else None)
         key = key or self._key(step)
         request = Request(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from certmond.config.model import Config
 from certmond.controllers.coordinator_interface import Coordinator
 from certmond.controllers.rotation_state import RotationState
+from certmond.daemon.paced_call import PacedCall
 from certmond.immutable_class import immutable
 from certmond.notify.audit import Audit
 from certmond.pki.planning.steps import Held
@@ -156,7 +157,7 @@ class ActingControllers:
         """The evidence about the origin of due certificates."""
         from certmond.renewal.certificate_origin import ProvenanceLookup
 
-        return ProvenanceLookup(self.config, self.root, self.state_dir)
+        return ProvenanceLookup(self.config, self.root, self.state_dir, PacedCall(self.alive))
 
     @cached_property
     def salvage(self) -> SalvageLookup:

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 from certmond.config.model import Config
@@ -21,9 +23,10 @@ from certmond.immutable_class import immutable
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Inventory, Observation, Provenance
-from certmond.pki.planning.installed_successors import Pattern, Renewals, later_certificates
+from certmond.pki.planning.installed_successors import NO_FILES, Renewals, later_certificates
+from certmond.pki.planning.pattern_files import PatternFiles
 from certmond.pki.planning.steps import Identity
-from certmond.pki.signing.policy import contents_of, is_issued
+from certmond.pki.signing.policy import is_issued
 from certmond.pki.x509.certificate import Certificate, certificates_of
 from certmond.renewal.key_pair import KeyPair, entry_pair
 from certmond.state.archive import Archive, ArchivedFile, archive_name
@@ -31,9 +34,6 @@ from certmond.state.renewals import Ledger
 from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.dirfd import blaming
 from certmond.transaction.node_file_reader import NodeFiles
-
-_Checked = tuple[tuple[Certificate, ...], tuple[Certificate, ...]]
-"""The certificates of a file, and the possible issuers."""
 
 
 @immutable
@@ -52,16 +52,14 @@ class _Evidence:
 
 
 class ProvenanceLookup:
-    """Collector of the evidence about the certificates of one node."""
+    """Collector of the evidence about the certificates of one node. It calls `alive` while it compares many files."""
 
-    def __init__(self, config: Config, root: str, state_dir: Path) -> None:
+    def __init__(self, config: Config, root: str, state_dir: Path, alive: Callable[[], None] = lambda: None) -> None:
         self._config, self._root = config, root
         self._archive, self._ledger, self._record = Archive(state_dir), Ledger(state_dir), RotationRecord(state_dir)
         self._authorities = {spec.name: spec for spec in config.certificates if spec.authority}
-        self._files = NodeFiles(root)
+        self._files, self._pattern_files = NodeFiles(root), PatternFiles(alive)
         self._evidence: dict[Identity, _Evidence] = {}
-        self._contents: dict[_Checked, Hashable | None] = {}
-        """The contents of each certificate in a pattern, or None if no CA has issued the certificate."""
 
     def of_due(
         self, due: Iterable[Observation], inventory: Inventory, now: datetime, *, within: float | None = None
@@ -69,17 +67,17 @@ class ProvenanceLookup:
         """Return the evidence for each certificate in `due`, a part of `inventory`, at `now` (aware, UTC).
 
         With `within`, collect no new evidence after this number of seconds, and omit certificates without cached
-        evidence. If the state directory is unreadable, return only the evidence collected before the error.
+        evidence. Omit a certificate whose archive is unreadable: the executor raises the same error.
         """
         access, found = WriterLookup(self._root), dict[Identity, Provenance]()
         former, evidence = dict[str, tuple[Certificate, ...]](), dict[Identity, _Evidence]()
         present = {each.spec.name: each.certificates for each in inventory.observations if each.spec.authority}
         until = None if within is None else time.monotonic() + within
-        pattern, known, self._contents = Pattern(inventory), self._contents, {}
-        with suppress(WriteError):  # the executor raises the same error and refuses the renewal
-            renewals = Renewals(self._ledger.attempts())
-            for seen in due:
-                ca = next((name for name in seen.spec.ca if present.get(name)), None)
+        renewals = Renewals(self._ledger.attempts())
+        self._pattern_files.begin(inventory)
+        for seen in self._in_turn(due):
+            ca = next((name for name in seen.spec.ca if present.get(name)), None)
+            with suppress(WriteError):
                 if ca and ca not in former:
                     former[ca] = self._former(ca, inventory)
                 before, attempt = former.get(ca or "", ()), renewals.attempts.get(seen.identity)
@@ -87,19 +85,36 @@ class ProvenanceLookup:
                 cached = None if until is None else self._evidence.get(seen.identity)
                 if not (cached and self._is_current(cached, seen, attempt, before, now)):
                     if until is not None and time.monotonic() >= until:
+                        if cached:  # certificates without evidence are first in the next pass
+                            evidence[seen.identity] = cached
                         continue
                     signed = is_issued(seen.certificates[0], seen.certificates[1:], issuers)
+                    archived, intermediates = self._archived(seen)
                     made = self._provenance(seen, ca, access, former=before, signed=signed)
-                    cached = _Evidence(seen, attempt, before, now, made, self._archived(seen))
-                evidence[seen.identity], made, holder = cached, cached.made, None
-                if made.owner_writes and seen.spec.is_glob:
-                    holder = renewals.holder(seen, partial(self._issued, pattern.beside(seen), issuers, known))
-                later = later_certificates(seen, cached.archived, attempt, holder, owner_writes=made.owner_writes)
-                found[seen.identity] = replace(
-                    made, later=later.archived, later_elsewhere=later.elsewhere, lost=later.lost
-                )
+                    made = replace(made, intermediates=intermediates)
+                    cached = _Evidence(seen, attempt, before, now, made, archived)
+                evidence[seen.identity], made = cached, cached.made
+                if made.owner_writes:
+                    made = replace(made, beside=self._pattern_files.of(seen, issuers))
+                found[seen.identity] = _with_later(made, seen, cached.archived, renewals)
         self._evidence = evidence
         return found
+
+    def _in_turn(self, due: Iterable[Observation]) -> list[Observation]:
+        """Return the certificates in the order of the collection.
+
+        First the certificates without evidence, one of each entry in turn, so that the files of one entry do not delay
+        those of the others. Then the other certificates, the oldest evidence first.
+        """
+        turns, numbered = Counter[str](), list[tuple[tuple[int, float], Observation]]()
+        for seen in due:
+            cached = self._evidence.get(seen.identity)
+            if cached and seen is cached.seen:
+                numbered.append(((1, cached.at.timestamp()), seen))
+            else:
+                numbered.append(((0, turns[seen.name]), seen))
+                turns[seen.name] += 1
+        return [seen for _, seen in sorted(numbered, key=itemgetter(0))]
 
     def _is_current(
         self,
@@ -111,26 +126,6 @@ class ProvenanceLookup:
     ) -> bool:
         same = seen is cached.seen and cached.attempt == attempt and cached.former == former
         return same and cached.at <= now < cached.at + self._config.resync
-
-    def _issued(
-        self,
-        files: Iterable[tuple[Certificate, ...]],
-        issuers: tuple[Certificate, ...],
-        known: Mapping[_Checked, Hashable | None],
-    ) -> dict[Certificate, Hashable]:
-        """Return the first certificates of `files` that a CA in `issuers` has issued, each with its contents."""
-        found = dict[Certificate, Hashable]()
-        for certificates in files:
-            checked = certificates, issuers
-            if checked in known:
-                contents = known[checked]
-            else:
-                is_valid = is_issued(certificates[0], certificates[1:], issuers)
-                contents = contents_of(certificates[0]) if is_valid else None
-            self._contents[checked] = contents
-            if contents is not None:
-                found[certificates[0]] = contents
-        return found
 
     def renewals(self) -> Renewals:
         """Return the renewals that the state directory records."""
@@ -145,17 +140,17 @@ class ProvenanceLookup:
         """
         before = known or Provenance()
         former = (*before.former, *(self._former(ca) if ca else ()))
-        made = self._provenance(seen, ca, WriterLookup(self._root), former=former, signed=True)
-        holder = renewals.holder(seen) if known is None and made.owner_writes and seen.spec.is_glob else None
-        later = later_certificates(
-            seen, self._archived(seen), renewals.attempts.get(seen.identity), holder, owner_writes=made.owner_writes,
-            known=(*before.later, *before.later_elsewhere),
+        archived, intermediates = self._archived(seen)
+        made = replace(
+            self._provenance(seen, ca, WriterLookup(self._root), former=former, signed=True),
+            intermediates=intermediates, beside=before.beside,
         )  # fmt: skip
+        made = _with_later(made, seen, archived, renewals)
         return replace(
             made,
-            later=(*later.archived, *before.later),
-            later_elsewhere=(*later.elsewhere, *before.later_elsewhere),
-            lost=later.lost or before.lost,
+            later=(*made.later, *before.later),
+            later_elsewhere=(*made.later_elsewhere, *before.later_elsewhere),
+            lost=made.lost or before.lost,
         )
 
     def _provenance(
@@ -200,7 +195,7 @@ class ProvenanceLookup:
         embed.
         """
         accepted = certificates_of((*self._record.anchors().get(name, ()), *self._record.rotated(name)))
-        archived = (each for files in self._generations(name) for each in _in_files(files, Kind.BUNDLE))
+        archived = (each for files in self._generations(name) for each, _ in _in_files(files, Kind.BUNDLE))
         embedded = self._embedded(name, inventory) if inventory and not accepted else ()
         return tuple(dict.fromkeys((*accepted, *archived, *embedded)))
 
@@ -218,10 +213,15 @@ class ProvenanceLookup:
                     trusted.append(frozenset(embedded.certificates))
         return tuple(frozenset.intersection(*trusted)) if trusted else ()
 
-    def _archived(self, seen: Observation) -> tuple[Certificate, ...]:
-        """Return the archived certificates of the file. Raises WriteError if certmond cannot read the archive."""
-        generations = self._generations(archive_name(seen.spec, seen.path))
-        return tuple(each for files in generations for each in _in_files(files, seen.spec.kind))
+    def _archived(self, seen: Observation) -> tuple[tuple[Certificate, ...], tuple[Certificate, ...]]:
+        """Return the archived certificates of the file, and the other certificates in the archived files.
+
+        Raises WriteError if certmond cannot read the archive.
+        """
+        files = (file for files in self._generations(archive_name(seen.spec, seen.path)) for file in files)
+        found = [*_in_files(files, seen.spec.kind)]
+        others = dict.fromkeys(each for _, chain in found for each in chain)
+        return tuple(leaf for leaf, _ in found), tuple(others)
 
     def _generations(self, name: str) -> list[tuple[ArchivedFile, ...]]:
         """Return the files of each archived generation of an entry, or [] without the permission to read the archive.
@@ -233,9 +233,25 @@ class ProvenanceLookup:
         return []
 
 
-def _in_files(files: Iterable[ArchivedFile], kind: Kind) -> Iterator[Certificate]:
-    """Yield the first certificate of each archived file, or every certificate of a bundle. Skip unusable files."""
+def _in_files(files: Iterable[ArchivedFile], kind: Kind) -> Iterator[tuple[Certificate, tuple[Certificate, ...]]]:
+    """Yield the first certificate of each archived file, or every certificate of a bundle. Skip unusable files.
+
+    The second item contains the other certificates of a file, or () for a bundle.
+    """
     for file in files:
         with suppress(CertmondError):
             found = certificates_in(file.content, file.path, kind)
-            yield from found if kind is Kind.BUNDLE else found[:1]
+            if kind is Kind.BUNDLE:
+                yield from ((each, ()) for each in found)
+            elif found:
+                yield found[0], tuple(found[1:])
+
+
+def _with_later(
+    made: Provenance, seen: Observation, archived: Collection[Certificate], renewals: Renewals
+) -> Provenance:
+    """Return `made` with the certificates that are later than the present certificate."""
+    holder = renewals.holder(seen, made.beside or NO_FILES) if made.owner_writes and seen.spec.is_glob else None
+    own = renewals.attempts.get(seen.identity)
+    later = later_certificates(seen, archived, own, holder, owner_writes=made.owner_writes)
+    return replace(made, later=later.archived, later_elsewhere=later.elsewhere, lost=later.lost)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from certmond.errors import RefusedError, WriteError
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.catalog.entries import SELF
 from certmond.pki.planning.installed_successors import Renewals, holder_of
-from certmond.pki.planning.steps import Issue
+from certmond.pki.planning.steps import Identity, Issue
 from certmond.pki.signing.policy import Basis, Denial, Grant, basis, contents_of, fixed_by, grant
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.certificate_file_parser import decode
@@ -25,8 +25,8 @@ from certmond.transaction.node_file_reader import NodeFiles
 class SigningPermissions:
     """Permissions to sign certificates on one node.
 
-    The evidence of a plan does not contain the certificates that the steps of this plan install. The caller reports
-    each of these certificates to `installed`, and calls `begin` before the first step.
+    The evidence of a plan does not contain the certificates that the steps of this plan install. The caller calls
+    `begin` before the first step, and reports each of these certificates to `installed`.
     """
 
     def __init__(self, config: Config, root: str, state_dir: Path, files: NodeFiles) -> None:
@@ -36,22 +36,20 @@ class SigningPermissions:
             if spec.authority and not spec.is_glob and spec.password_file is None
         }
         self._files, self._provenance = files, ProvenanceLookup(config, root, state_dir)
+        self._renewals = Renewals({})
         self._new: dict[tuple[str, str | None], dict[Hashable, Certificate]] = {}
 
-    def begin(self) -> None:
-        """Begin the steps of another plan."""
-        self._new = {}
+    def begin(self, attempts: Mapping[Identity, Attempt]) -> None:
+        """Begin the steps of another plan. `attempts` are the recorded attempts before the first step."""
+        self._renewals, self._new = Renewals(attempts), {}
 
     def installed(self, step: Issue, certificate: Certificate) -> None:
         """Record the certificate that `step` has installed. No other file of a pattern may get other contents."""
-        if step.status.seen.spec.is_glob:
-            of_holder = self._new.setdefault((step.target, holder_of(certificate)), {})
-            of_holder[contents_of(certificate)] = certificate
+        of_holder = self._new.setdefault((step.target, holder_of(certificate)), {})
+        of_holder[contents_of(certificate)] = certificate
 
-    def granted(self, step: Issue, attempt: Attempt | None) -> Grant:
+    def granted(self, step: Issue) -> Grant:
         """Return the permission to sign, from the present evidence.
-
-        `attempt` is the last recorded attempt for the certificate.
 
         Raises RefusedError if the policy denies the permission, and WriteError if certmond cannot read the archive.
         """
@@ -60,7 +58,7 @@ class SigningPermissions:
             paths = [each for each in (step.path, seen.key_path) if each]
             derived = Basis(barrier=self._files.exposed(paths, seen.spec.owner) or "")
         else:
-            derived = self._basis(step, step.old, attempt)
+            derived = self._basis(step, step.old)
         granted = grant(step.template, fixed_by(seen.spec, step.facts), derived)
         if isinstance(granted, Denial):
             fact = f"certmond does not renew {step.path} with the key of the CA: {granted}"
@@ -69,11 +67,10 @@ class SigningPermissions:
             )
         return granted
 
-    def _basis(self, step: Issue, old: Certificate, attempt: Attempt | None) -> Basis:
+    def _basis(self, step: Issue, old: Certificate) -> Basis:
         """Return the sources for the certificate that replaces `old`, from the present evidence."""
         status, seen = step.status, step.status.seen
-        renewals = Renewals({step.identity: attempt} if attempt else {})
-        provenance = self._provenance.of(seen, step.authority, status.presence.provenance, renewals)
+        provenance = self._provenance.of(seen, step.authority, status.presence.provenance, self._renewals)
         if provenance.owner_writes:
             new = self._new.get((step.target, holder_of(old)), {}).values()
             provenance = replace(provenance, later_elsewhere=(*provenance.later_elsewhere, *new))

@@ -107,26 +107,33 @@ def test_an_unreadable_directory_of_files_with_flags_is_not_watched(
     The store that has read the directory reports the same as a new store, and reports nothing after the end of the
     error.
     """
-    worker, listdir, broken = Worker(tmp_path), os.listdir, set[str]()
+    worker, listdir, broken, code = Worker(tmp_path), os.listdir, set[str](), 0
     by_pod(worker, "/etc/b")
     worker.unit("kubelet.service", "ExecStart=/usr/bin/kubelet", enabled=True)
+    worker.tree.write("/etc/systemd/system/kubelet.service.d/10.conf", "[Service]")
+    worker.tree.write("/usr/lib/systemd/system/a.service", "[Service]")
+    (worker.tree.root / "lib").symlink_to("usr/lib")
     store = worker.store()
 
     def some(directory: Any) -> list[str]:
         if any(str(directory).endswith(each) for each in broken):
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise OSError(code, os.strerror(code))
         return listdir(directory)
 
     monkeypatch.setattr(os, "listdir", some)
     intact = store.observe()
-    for name, path in (("static-pod", "/etc/kubernetes/manifests"), ("systemd-unit", "/etc/systemd/system")):
+    for name, path in (
+        ("static-pod", "/etc/kubernetes/manifests"), ("systemd-unit", "/etc/systemd/system"),
+        ("systemd-unit", "/etc/systemd/system/kubelet.service.d"), ("systemd-unit", "/usr/lib/systemd/system"),
+    ):  # fmt: skip
         broken.add(path)
-        fact = f"any flag in {path}: certmond cannot read {path} (Input/output error)"
-        for each in (store, worker.store()):
-            found = [seen for seen in each.observe().observations if seen.path == path]
-            assert [(seen.name, fault.reason, fault.detail) for seen in found for fault in seen.faults] == [
-                (name, Reason.NOT_WATCHED, f"certmond does not watch the file of {fact}")
-            ]
+        for code, remedy in ((errno.EIO, "the disk fails"), (errno.EMFILE, "raise LimitNOFILE=")):
+            fact = f"any flag in the files of {path}: certmond cannot read {path} ({os.strerror(code)}); {remedy}"
+            for each in (store, worker.store()):
+                found = [seen for seen in each.observe().observations if seen.name.startswith(name) and seen.faults]
+                ((seen, fault),) = ((seen, fault) for seen in found for fault in seen.faults)
+                assert (seen.name, seen.path, fault.reason) == (name, path, Reason.NOT_WATCHED)
+                assert fault.detail.startswith(f"certmond does not watch the file of {fact}")
         broken.clear()
         assert store.observe() == intact
 

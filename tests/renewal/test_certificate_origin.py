@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,14 @@ from certmond.pki.catalog.observation import Inventory, Provenance
 from certmond.pki.planning.installed_successors import Renewals
 from certmond.pki.planning.steps import Identity
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
-from certmond.pki.signing import policy
-from certmond.pki.signing.policy import basis
-from certmond.pki.x509.path_building import find_paths
+from certmond.pki.signing.policy import basis, contents_of
+from certmond.renewal import certificate_origin
 from certmond.renewal.certificate_origin import ProvenanceLookup
 from certmond.renewal.due_certificates import DueCertificates
 from certmond.state.archive import Archive
 from certmond.state.renewals import Ledger
 from certmond.state.rotation_record import RotationRecord
-from tests.builders import DAY, HOUR, NOW, YEAR, Issued, make_ca, make_leaf
+from tests.builders import DAY, HOUR, NOW, YEAR, Issued, make_ca, make_intermediate, make_leaf
 from tests.test_renewal import Host, kubeconfig
 
 FORMER = make_ca()
@@ -126,11 +126,11 @@ def test_the_old_cas_are_those_of_the_ca_that_signs(host: Host) -> None:
 
 
 def test_in_a_pattern_a_later_certificate_may_have_another_name(host: Host) -> None:
-    """Where the owner can write its files, one of the same common name that ends later counts."""
+    """Where the owner can write its files, one of the same common name with other contents that ends later counts."""
     host.entries = {"many": {"path": "/srv/*.pem", "key": "/srv/*.pem", "owner": str(ALICE)}}
     dates: Any = {"not_before": NOW - YEAR}
     old, later = (
-        make_leaf(host.ca, "app", not_after=NOW, **dates),
+        make_leaf(host.ca, "app", not_after=NOW, names=["DNS:app"], **dates),
         make_leaf(host.ca, "app", not_after=NOW + DAY, **dates),
     )
     for name, each in (
@@ -156,7 +156,8 @@ def shared_name(host: Host, count: int, forged: int = 0) -> None:
     ]
     for name, ca, end, number in makers:
         for each in range(number):
-            leaf = make_leaf(ca, "app", not_before=NOW - YEAR, not_after=end + timedelta(seconds=each))
+            dates: Any = {"not_before": NOW - YEAR, "not_after": end + timedelta(seconds=each)}
+            leaf = make_leaf(ca, "app", names=["DNS:app"] if name == "old" else None, **dates)
             host.put(f"/srv/{name}-{each}.pem", leaf.pem + leaf.key_pem, 0o600)
             os.chown(host.at(f"/srv/{name}-{each}.pem"), ALICE, ALICE)
 
@@ -173,24 +174,38 @@ def test_one_certificate_represents_the_others_with_its_contents(host: Host) -> 
         assert found.serial == last.serial_number
 
 
-def test_each_file_of_a_pattern_is_checked_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number of path searches is proportional to the number of files, although each due certificate is compared
-    with all others. A second pass repeats no search for an unchanged file.
+def test_due_certificates_of_one_common_name_share_their_comparison(host: Host) -> None:
+    """The number of later certificates in the evidence does not grow with the number of files, and the evidence for
+    each file refers to the same object for all files.
     """
-    counts = []
-    for count in (5, 10):
-        shared_name(host, count)
-        seen, lookup = inventory(host), ProvenanceLookup(host.config, str(host.root), host.state)
-        due = DueCertificates(host.config).of(seen, NOW)
-        searches = mock.Mock(side_effect=find_paths)
-        monkeypatch.setattr(policy, "find_paths", searches)
-        found = lookup.of_due(due, seen, NOW, within=3600.0)
-        bases = [basis(each.certificates[0], (), (host.ca.facts,), found[each.identity]) for each in due]
-        assert {len(each.later) for each in bases} == {1}
-        counts.append(searches.call_count)
-        lookup.of_due(due, seen, NOW, within=3600.0)
-        assert searches.call_count == counts[-1]
-    assert counts[1] == 2 * counts[0]
+    shared_name(host, 6)
+    seen, lookup = inventory(host), ProvenanceLookup(host.config, str(host.root), host.state)
+    due = DueCertificates(host.config).of(seen, NOW)
+    found = [*lookup.of_due(due, seen, NOW, within=3600.0).values()]
+    assert len(found) == 6
+    assert all(len(each.later_elsewhere) <= 1 for each in found)
+    assert len({id(each.beside) for each in found}) == 1
+
+
+def test_the_files_of_one_entry_do_not_delay_those_of_another(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a pass has no time for all evidence, the next passes collect the rest, although the first evidence expires
+    before.
+    """
+    shared_name(host, 5)
+    host.entries["last"] = {**host.entries["many"], "path": "/var/*.pem", "key": "/var/*.pem"}
+    leaf = make_leaf(host.ca, "last", not_before=NOW - YEAR, not_after=NOW + HOUR)
+    host.put("/var/last.pem", leaf.pem + leaf.key_pem, 0o600)
+    seen, lookup = inventory(host), ProvenanceLookup(host.config, str(host.root), host.state)
+    due, clock = DueCertificates(host.config).of(seen, NOW), mock.Mock()
+    collected = list[list[str]]()
+    for number in range(4):
+        clock.monotonic.side_effect = [0.0, 0.0, 0.0, *[1.0] * 20]  # time for two in each pass
+        monkeypatch.setattr(certificate_origin, "time", clock)
+        before = {*lookup._evidence}
+        lookup.of_due(due, seen, NOW + number * host.config.resync, within=0.5)
+        collected.append(sorted(path for _, path in {*lookup._evidence} - before))
+    assert "/var/last.pem" in collected[0]
+    assert {path for paths in collected for path in paths} == {seen.path for seen in due}
 
 
 def test_a_renewal_of_another_file_counts_at_once(host: Host) -> None:
@@ -229,12 +244,29 @@ def test_the_evidence_before_a_signature_adds_to_that_of_the_plan(host: Host) ->
     old, new = (each for name in ("old", "new") for each in seen.observations if each.path == f"/srv/{name}-0.pem")
     last = Attempt(NOW, sha256=new.certificates[0].sha256, common_name="app")
     renewals, lookup = Renewals({old.identity: last}), ProvenanceLookup(host.config, str(host.root), host.state)
-    assert lookup.of(old, "ca", None, renewals).lost
-    assert not lookup.of(old, "ca", Provenance(later_elsewhere=new.certificates), renewals).lost
+    plan = Provenance(beside={new.certificates[0]: contents_of(new.certificates[0])})
+    for recorded in (renewals, Renewals({new.identity: last})):
+        assert lookup.of(old, "ca", None, recorded).lost
+        found = lookup.of(old, "ca", plan, recorded)
+        assert (found.later_elsewhere, found.lost) == (new.certificates, False)
     assert lookup.of(old, "ca", Provenance(lost=True), Renewals({})).lost
-    elsewhere = Renewals({new.identity: last})
-    assert lookup.of(old, "ca", None, elsewhere).lost
-    assert not lookup.of(old, "ca", Provenance(), elsewhere).lost
+    since = Renewals({new.identity: replace(last, sha256="0" * 64)})
+    assert lookup.of(old, "ca", plan, since).lost
+
+
+def test_the_renewals_of_other_files_count_only_in_a_pattern_of_another_user(host: Host) -> None:
+    """They do not count for a single file, or if only root can write the files."""
+    shared_name(host, 1)
+    host.entries["one"] = {"path": "/one.pem", "key": "/one.pem", "owner": str(ALICE)}
+    host.put("/one.pem", host.at("/srv/old-0.pem").read_bytes(), 0o600)
+    os.chown(host.at("/one.pem"), ALICE, ALICE)
+    lookup = ProvenanceLookup(host.config, str(host.root), host.state)
+    for path, name, is_lost in (("/srv/old-0.pem", "many", True), ("/one.pem", "one", False)):
+        (seen,) = (each for each in inventory(host).observations if each.path == path)
+        recorded = Renewals({(name, "/srv/former.pem"): Attempt(NOW, sha256="0" * 64, common_name="app")})
+        assert lookup.of(seen, "ca", None, recorded).lost == is_lost
+        os.chown(host.at(path), 0, 0)
+        assert not lookup.of(seen, "ca", None, recorded).lost
 
 
 def test_possession_of_a_self_signed_certificate_does_not_count(host: Host) -> None:
@@ -281,9 +313,9 @@ def test_a_key_that_appears_after_the_scan_is_not_possessed(host: Host) -> None:
     assert evidence(host.config, host, inventory(host))["admin.conf", path].possessed
 
 
-def archived(host: Host, issued: Issued, at: timedelta = -DAY) -> None:
+def archived(host: Host, issued: Issued, at: timedelta = -DAY, chain: bytes = b"") -> None:
     path = host.place / "old.crt"
-    path.write_bytes(issued.pem)
+    path.write_bytes(issued.pem + chain)
     Archive(host.state).store("apiserver", {host.entries["apiserver"]["path"]: path}, NOW + at, {})
 
 
@@ -294,6 +326,25 @@ def test_certificates_that_were_there_later_are_those_that_end_later(host: Host)
     archived(host, earlier)
     assert found(host)["apiserver"].later == (later.facts,)
     assert found(host)["apiserver"].lost is False
+
+
+def test_the_chain_of_an_archived_certificate_is_that_of_its_file(host: Host) -> None:
+    """The owner can remove the intermediate CA from the present file, but not from the archive."""
+    sub = make_intermediate(host.ca)
+    later = make_leaf(sub, not_after=NOW + YEAR)
+    archived(host, later, chain=sub.pem)
+    evidence_of = found(host)["apiserver"]
+    assert evidence_of.intermediates == (sub.facts,)
+    assert basis(present_of(host).facts, (), (host.ca.facts,), evidence_of).later == (later.facts,)
+
+
+def test_an_unreadable_archive_hides_only_the_evidence_about_its_file(host: Host) -> None:
+    """The executor raises the same error for this file alone."""
+    archived(host, make_leaf(host.ca))
+    (description,) = host.state.glob("archive/apiserver/*/*.json")
+    description.write_text('{"version": 99}')
+    everything = {each.name for each in inventory(host).observations if not each.spec.authority}
+    assert found(host).keys() == everything - {"apiserver"}
 
 
 def present_of(host: Host) -> Issued:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from certmond.files.catalog_observer import Store
+from certmond.pki.assessment.assess import assess
+from certmond.pki.planning.steps import Plan
 from tests.builders import DAY, NOW, YEAR, make_leaf
 from tests.test_renewal import Host
 
@@ -22,9 +26,9 @@ def host(tmp_path: Path) -> Host:
     return made
 
 
-def put(host: Host, name: str, **fields: Any) -> None:
-    """Write a due certificate with the common name "app" and its key."""
-    leaf = make_leaf(host.ca, "app", not_before=NOW - YEAR, not_after=NOW + DAY, **fields)
+def put(host: Host, name: str, common_name: str = "app", **fields: Any) -> None:
+    """Write a due certificate and its key."""
+    leaf = make_leaf(host.ca, common_name, not_before=NOW - YEAR, not_after=NOW + DAY, **fields)
     host.put(f"/srv/{name}.pem", leaf.pem + leaf.key_pem, 0o600)
     for path in (host.at("/srv"), host.at(f"/srv/{name}.pem")):
         os.chown(path, ALICE, ALICE)
@@ -70,3 +74,56 @@ def test_the_renewals_of_a_plan_do_not_limit_the_next_plan(host: Host) -> None:
     os.chown(host.at("/srv/a.pem"), ALICE, ALICE)
     (done,) = enforcer.executor.execute(enforcer.plan(host.look()))
     assert done.result == "done", done.message
+
+
+def test_a_renewal_by_another_process_after_the_plan_counts(host: Host) -> None:
+    """The daemon signs nothing that its next plan would not sign."""
+    put(host, "a", names=["DNS:app", "DNS:other"])
+    daemon = host.enforcer()
+    plan = daemon.plan(host.look())
+    put(host, "b", names=["DNS:app"])
+    command = host.enforcer()
+    made = command.plan(host.look(), frozenset({"many"}))
+    (done,) = command.executor.execute(
+        replace(made, steps=tuple(each for each in made.steps if each.path.endswith("b.pem")))
+    )
+    assert done.result == "done", done.message
+    (outcome,) = daemon.executor.execute(plan)
+    assert outcome.result == "failed"
+    assert "the certificate is older than the certificate that certmond installed" in outcome.message
+
+
+def test_without_the_evidence_of_a_plan_a_later_renewal_counts(host: Host) -> None:
+    """A request of the operator executes also if certmond could not collect the evidence about the other files."""
+    put(host, "a", names=["DNS:app"])
+    host.start_once()
+    host.at("/srv/a.pem").unlink()
+    put(host, "b", names=["DNS:app", "DNS:other"])
+    plan = plan_without_evidence(host)
+    (outcome,) = host.enforcer().executor.execute(plan)
+    assert outcome.result == "failed"
+    assert "the certificate is older than the certificate that certmond installed" in outcome.message
+
+
+def plan_without_evidence(host: Host) -> Plan:
+    """Return the plan of a request, for which certmond could not collect the evidence of other files."""
+    seen = Store(host.config.certificates, str(host.root)).observe()
+    return host.enforcer().plan(assess(seen, host.now), frozenset({"many"}))
+
+
+def test_common_names_and_entries_are_compared_separately(host: Host) -> None:
+    """The renewals of a plan limit only those with the same common name in a pattern that its owner can write."""
+    put(host, "a", names=["DNS:app"])
+    put(host, "b", "other", names=["DNS:app", "DNS:other"])
+    for name, entry in {
+        "root": {"path": "/root/*.pem", "key": "/root/*.pem"},
+        "one": {"path": "/one.pem", "key": "/one.pem", "owner": str(ALICE)},
+        "two": {"path": "/two.pem", "key": "/two.pem", "owner": str(ALICE)},
+    }.items():
+        host.entries[name] = entry
+    for path, more in (("/root/a", []), ("/root/b", ["DNS:b"]), ("/one", []), ("/two", ["DNS:b"])):
+        leaf = make_leaf(host.ca, "app", not_before=NOW - YEAR, not_after=NOW + DAY, names=["DNS:app", *more])
+        host.put(f"{path}.pem", leaf.pem + leaf.key_pem, 0o600)
+    outcomes = host.start_once()
+    assert {outcome.result for outcome in outcomes} == {"done"}
+    assert len(outcomes) == 6

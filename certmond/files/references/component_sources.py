@@ -20,7 +20,7 @@ from certmond.files.references.node_kubelet_reader import KubeletConfiguration
 from certmond.files.references.other_kubelets import OtherKubelets
 from certmond.files.references.rancher_configuration import RancherConfiguration
 from certmond.files.references.snap_argument_files import ArgumentFiles
-from certmond.files.references.unit_files import DIRECTORIES, UnitFiles
+from certmond.files.references.unit_files import UnitFiles
 from certmond.formats.manifest import Container, Manifest, init_containers
 from certmond.pki.catalog.component_certificate_flags import KUBELET, PROGRAMS
 
@@ -69,10 +69,9 @@ class ComponentSources:
         These include directories that the flags of a kubelet name. The last item contains the facts about directories
         that certmond cannot read.
         """
-        own = map(self._files.listing, (*self._directories(), *self._kubelets.directories))
-        unread = (fact for *_, fact in self._unread_directories())
+        own = (*map(self._files.listing, (*self._directories(), *self._kubelets.directories)), *self._units.listings())
         others = *self._rancher.names(), *self._arguments.names(), self._microshift.names()
-        return (*own, *self._units.listings(), *others, tuple(unread))
+        return (*own, *others, tuple(fact for *_, fact in self._unread_directories()))
 
     def revision(self) -> tuple[Manifest | None, tuple[ComponentProcess, ...]]:
         """Return the configuration of the kubelet and the processes.
@@ -148,15 +147,18 @@ class ComponentSources:
 
     def _unread_directories(self) -> Iterator[tuple[str, str, str]]:
         """Yield the kind of the files, the path and a fact for each directory that certmond cannot read."""
-        kinds = (("static-pod", self._directories()), ("systemd-unit", DIRECTORIES))
+        kinds, found = (("static-pod", self._directories()), ("systemd-unit", self._units.directories())), set[str]()
         for kind, directory in ((kind, each) for kind, directories in kinds for each in directories):
             if fault := self._files.listing_fault(directory):
-                yield kind, directory, fault.detail
+                real = self._reader.entry(directory).real or directory  # /lib can be a symlink to /usr/lib
+                if real not in found:
+                    yield kind, directory, f"{fault.detail}; {fault.remedy}" if fault.remedy else fault.detail
+                found.add(real)
 
     def unread_files(self) -> Iterator[UnreadFile]:
         """Yield each file, directory and process whose flags certmond cannot read."""
         for kind, directory, fact in self._unread_directories():
-            yield UnreadFile(kind, f"any flag in {directory}", directory, fact)
+            yield UnreadFile(kind, f"any flag in the files of {directory}", directory, fact)
         for service in self._units.services():
             for file, fault in service.faults:
                 yield UnreadFile("systemd-unit", f"any flag of {service.component} in {file}", file, fault)

@@ -139,6 +139,10 @@ class UnitFiles:
             ]
         return (*units, *map(self._files.listing, self._inner), *self._manager.names())
 
+    def directories(self) -> tuple[str, ...]:
+        """Return the directories of units, of drop-ins and of enabled units. The last call of `listings` found them."""
+        return (*DIRECTORIES, *self._inner)
+
     def _is_current(self, used: Mapping[EntryKey, Entry]) -> bool:
         """Return whether no file has changed, and record the files in the reader."""
         return all(self._reader.entry(each.path) is each for each in used.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import field
 from datetime import datetime
 
@@ -173,7 +173,10 @@ class Provenance:
     possessed: bool = False  # the key file contains the key of the certificate
     ca_writers: str = ""  # can change or replace the file of the present CA
     later: tuple[Certificate, ...] = ()  # later certificates in the archive of the same file
+    intermediates: tuple[Certificate, ...] = ()  # intermediate CAs in the archive of the same file
     later_elsewhere: tuple[Certificate, ...] = ()  # later certificates of a CA in other files of the same pattern
+    # The files of the same pattern, as `planning.installed_successors` describes them.
+    beside: Mapping[Certificate, Hashable | None] = field(default_factory=dict, compare=False)
     lost: bool = False  # the last of the later certificates is unknown
 
 

@@ -7,13 +7,14 @@ that the entry specifies, or that the later certificate also has.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain, takewhile
 
 from certmond.immutable_class import immutable
 from certmond.pki.assessment.renewal_attempt import Attempt
-from certmond.pki.catalog.observation import Inventory, Observation
+from certmond.pki.catalog.observation import Observation
 from certmond.pki.findings import printable
 from certmond.pki.planning.steps import Identity
 from certmond.pki.x509.certificate import Certificate
@@ -27,12 +28,23 @@ def holder_of(certificate: Certificate) -> str | None:
     return None if certificate.common_name is None else printable(certificate.common_name)
 
 
+Files = Mapping[Certificate, Hashable | None]
+"""The first certificate of each file of a pattern, with its contents, or None if no CA of the entry has issued it.
+
+An equal value of the contents means that a renewal treats both certificates alike.
+"""
+NO_FILES: Files = {}
+
+_MAX_CONTENTS = 20
+"""Number of later certificates with different contents that the search returns."""
+
+
 class Renewals:
     """Index of the recorded renewals by file, and by common name for the files of a pattern."""
 
     def __init__(self, attempts: Mapping[Identity, Attempt]) -> None:
         self.attempts = attempts
-        self._holders: dict[tuple[str, str | None], Holder] = {}
+        self._holders: dict[tuple[str, str | None, int], Holder] = {}
 
     @cached_property
     def _of_holder(self) -> Mapping[tuple[str, str | None], Sequence[Attempt]]:
@@ -42,103 +54,70 @@ class Renewals:
                 found[name, attempt.common_name].append(attempt)
         return found
 
-    def holder(self, seen: Observation, issued: Callable[[], Mapping[Certificate, Hashable]] = dict) -> Holder:
+    def holder(self, seen: Observation, files: Files) -> Holder:
         """Return the record of the common name of a certificate in a file of a pattern.
 
-        Only the first call for a common name calls `issued`, which returns the argument of `Holder`.
+        `files` contains the files with this common name. For the same objects, the result is the same object.
         """
-        key = seen.name, holder_of(seen.certificates[0])
+        name, holder = seen.name, holder_of(seen.certificates[0])
+        key = name, holder, id(files)  # the record refers to `files`, so no other object gets this number
         if (found := self._holders.get(key)) is None:
-            found = self._holders[key] = Holder(self._of_holder.get(key, ()), issued())
+            found = self._holders[key] = Holder(self._of_holder.get((name, holder), ()), files)
         return found
-
-
-class Pattern:
-    """Index of the certificates in the files of patterns, by entry and common name."""
-
-    def __init__(self, inventory: Inventory) -> None:
-        self._inventory = inventory
-
-    @cached_property
-    def _found(self) -> Mapping[tuple[str, str | None], dict[tuple[Certificate, ...], None]]:
-        found = defaultdict[tuple[str, str | None], dict[tuple[Certificate, ...], None]](dict)
-        for seen in self._inventory.observations:
-            if seen.spec.is_glob and seen.certificates:
-                found[seen.spec.name, seen.certificates[0].common_name][seen.certificates] = None
-        return found
-
-    def beside(self, seen: Observation) -> Iterable[tuple[Certificate, ...]]:
-        """Return the certificates of each file of the same pattern whose first certificate has the same common name.
-
-        The result contains no duplicates.
-        """
-        return self._found.get((seen.spec.name, seen.certificates[0].common_name), ())
-
-
-class _Ranked:
-    """Attempts that installed a certificate: the last attempt for each certificate, in the order of their times."""
-
-    def __init__(self, attempts: Iterable[Attempt]) -> None:
-        last = dict[str, Attempt]()
-        for each in sorted(attempts, key=lambda each: each.put_in_place_at):
-            if each.sha256 is not None:
-                before = last.pop(each.sha256, each)
-                last[each.sha256] = replace(each, ends_at=each.ends_at or before.ends_at)  # an old record has no end
-        self.of = last
-        self._by_time = tuple(reversed(last.values()))
-        dated = [(each.ends_at, each) for each in self._by_time if each.ends_at is not None]
-        self._by_end = tuple(each for _, each in sorted(dated, key=lambda pair: pair[0], reverse=True))
-
-    def later_than(self, present: Certificate, omitted: Container[str]) -> Attempt | None:
-        """Return an attempt that installed a later certificate than `present`, or None.
-
-        Skip the certificates whose SHA-256 is in `omitted`, which must contain the SHA-256 of `present`.
-        """
-        for ranked in (self._by_time, self._by_end):
-            first = next((each for each in ranked if each.sha256 not in omitted), None)
-            if first and is_older(present, first):
-                return first
-        return None
 
 
 class Holder:
     """The certificates with one common name in the files of a pattern, and the renewals with this common name.
 
-    `issued` contains the certificates that a CA of the entry has issued, each with its contents: an equal value means
-    that a renewal treats both certificates alike. Thousands of files can contain certificates with equal contents, so
-    the time of each method depends only on the number of different contents.
+    Thousands of files can have the same common name. Therefore, the time of each method does not depend on the number
+    of files and renewals.
     """
 
-    def __init__(self, attempts: Sequence[Attempt], issued: Mapping[Certificate, Hashable]) -> None:
-        self.issued = {certificate.sha256: certificate for certificate in issued}
-        self._installed = _Ranked(attempts)
-        self._missing = _Ranked(each for each in attempts if each.sha256 not in self.issued)
+    def __init__(self, attempts: Iterable[Attempt], files: Files) -> None:
+        self.files = files
+        self._installed = _last_of_each(attempts)
+        self._in_files = {certificate.sha256: certificate for certificate in files}
         groups = defaultdict[Hashable, list[Certificate]](list)
-        for certificate, contents in issued.items():
-            groups[contents].append(certificate)
-        self._groups = tuple(
-            (
-                max(group, key=lambda each: each.not_after),
-                _Ranked(filter(None, (self._installed.of.get(each.sha256) for each in group))),
-            )
-            for group in groups.values()
-        )
+        for certificate, contents in files.items():
+            if contents is not None:
+                groups[contents].append(certificate)
+        last = [(max(group, key=lambda each: each.not_after), contents) for contents, group in groups.items()]
+        self._by_end = sorted(last, key=lambda pair: pair[0].not_after, reverse=True)
+        self._by_time = sorted(self._renewed(groups), key=lambda each: each[0].put_in_place_at, reverse=True)
+        missing = [each for sha256, each in self._installed.items() if sha256 not in self._in_files]
+        self._missing = _Ranked(missing)
 
-    def later(self, present: Certificate) -> Iterator[Certificate]:
-        """Yield a certificate of each contents for which a certificate is later than `present`.
+    def _renewed(
+        self, groups: Mapping[Hashable, Iterable[Certificate]]
+    ) -> Iterator[tuple[Attempt, Certificate, Hashable]]:
+        """Yield the last renewal of each contents, with the certificate that this renewal installed."""
+        for contents, group in groups.items():
+            found = [(attempt, each) for each in group if (attempt := self._installed.get(each.sha256))]
+            if found:
+                yield *max(found, key=lambda pair: pair[0].put_in_place_at), contents
+
+    def in_file(self, sha256: str | None) -> Certificate | None:
+        """Return the first certificate of a file that has this SHA-256, or None."""
+        return self._in_files.get(sha256) if sha256 else None
+
+    def later(self, present: Certificate) -> tuple[dict[Hashable, Certificate], bool]:
+        """Return a later certificate of each contents, except the contents of `present`, and whether there are more.
 
         A certificate is later if its end is later, or if a later renewal installed the certificate.
         """
-        own = {present.sha256}
-        for last, renewed in self._groups:
-            if last.not_after > present.not_after:
-                yield last
-            elif (attempt := renewed.later_than(present, own)) and attempt.sha256:
-                yield self.issued[attempt.sha256]
+        found, own = dict[Hashable, Certificate](), self.files.get(present)
+        by_end = takewhile(lambda pair: pair[0].not_after > present.not_after, self._by_end)
+        by_time = takewhile(lambda each: each[0].put_in_place_at > present.not_before, self._by_time)
+        for certificate, contents in chain(by_end, ((each[1], each[2]) for each in by_time)):
+            if contents != own and contents not in found:
+                if len(found) == _MAX_CONTENTS:
+                    return found, True
+                found[contents] = certificate
+        return found, False
 
     def is_later(self, sha256: str, present: Certificate) -> bool:
         """Return whether a later renewal than that of `present` installed the certificate with this SHA-256."""
-        attempt = self._installed.of.get(sha256)
+        attempt = self._installed.get(sha256)
         return attempt is not None and is_older(present, attempt)
 
     def misses_later(self, present: Certificate, archived: Container[str]) -> bool:
@@ -146,7 +125,33 @@ class Holder:
 
         `archived` contains the SHA-256 of certificates that are not missing, and the SHA-256 of `present`.
         """
-        return self._missing.later_than(present, archived) is not None
+        return self._missing.has_later(present, archived)
+
+
+def _last_of_each(attempts: Iterable[Attempt]) -> dict[str, Attempt]:
+    """Return the last attempt that installed each certificate, by SHA-256, in the order of their times."""
+    last = dict[str, Attempt]()
+    for each in sorted(attempts, key=lambda each: each.put_in_place_at):
+        if each.sha256 is not None:
+            before = last.pop(each.sha256, each)
+            last[each.sha256] = replace(each, ends_at=each.ends_at or before.ends_at)  # an old record has no end
+    return last
+
+
+class _Ranked:
+    """Attempts that installed a certificate, by time and by end."""
+
+    def __init__(self, attempts: Sequence[Attempt]) -> None:
+        self._by_time = sorted(attempts, key=lambda each: each.put_in_place_at, reverse=True)
+        dated = [(each.ends_at, each) for each in attempts if each.ends_at is not None]
+        self._by_end = [each for _, each in sorted(dated, key=lambda pair: pair[0], reverse=True)]
+
+    def has_later(self, present: Certificate, omitted: Container[str]) -> bool:
+        """Return whether an attempt installed a later certificate than `present`, and its SHA-256 is not `omitted`."""
+        first = (
+            next((each for each in some if each.sha256 not in omitted), None) for some in (self._by_time, self._by_end)
+        )
+        return any(each is not None and is_older(present, each) for each in first)
 
 
 @immutable
@@ -154,7 +159,8 @@ class LaterCertificates:
     """The certificates that are later than a present certificate.
 
     `archived` are the certificates in the archive of the same file, and `elsewhere` those in other files of the
-    pattern. `lost` is True if a later certificate exists neither in the archive nor in a file.
+    pattern. `lost` is True if a later certificate exists neither in the archive nor in a file, or if the other files
+    have more later certificates with different contents than `elsewhere` contains.
     """
 
     archived: tuple[Certificate, ...] = ()
@@ -163,36 +169,35 @@ class LaterCertificates:
 
 
 def later_certificates(
-    seen: Observation, archived: Sequence[Certificate], own: Attempt | None, holder: Holder | None = None, *,
-    owner_writes: bool, known: Iterable[Certificate] = (),
+    seen: Observation, archived: Collection[Certificate], own: Attempt | None, holder: Holder | None = None, *,
+    owner_writes: bool,
 ) -> LaterCertificates:  # fmt: skip
     """Return the certificates that are later than the present certificate of a file.
 
     `archived` contains the archived certificates of this file, and `own` is its last renewal. If `owner_writes` is
-    True, the search also compares dates of issue, and `holder` adds the other files of the pattern. Certificates in
-    `known` are not lost.
+    True, the search also compares dates of issue, and `holder` adds the other files of the pattern.
     """
     present = seen.certificates[0]
     hashes = {each.sha256 for each in (present, *archived)}
-    last, elsewhere = None, list[Certificate]()
+    last, elsewhere = None, tuple[Certificate, ...]()
     if own and own.sha256 and own.sha256 != present.sha256:
         is_later = is_older(present, own) if owner_writes else _ends_earlier(present, own)
         last = own.sha256 if is_later or present in archived else None
     # If certmond installed the present certificate, the renewals of other files do not make this certificate old.
     others = holder if holder and not (own and own.sha256 == present.sha256) else None
-    later = [
+    later = tuple(
         each
         for each in archived
         if each.not_after > present.not_after
         or each.sha256 == last
         or (others and others.is_later(each.sha256, present))
-    ]
+    )
+    more = others is not None and others.misses_later(present, hashes)
     if holder:
-        elsewhere += holder.later(present)
-        elsewhere += [holder.issued[last]] if last and last in holder.issued else []
-    found = hashes.union(each.sha256 for each in (*elsewhere, *known))
-    lost = (last is not None and last not in found) or (others is not None and others.misses_later(present, hashes))
-    return LaterCertificates(tuple(dict.fromkeys(later)), tuple(dict.fromkeys(elsewhere)), lost)
+        contents, has_more = holder.later(present)
+        elsewhere, more = (*contents.values(), *filter(None, [holder.in_file(last)])), more or has_more
+    lost = last is not None and last not in hashes and not (holder and holder.in_file(last))
+    return LaterCertificates(later, tuple(dict.fromkeys(elsewhere)), lost or more)
 
 
 def is_older(present: Certificate, attempt: Attempt) -> bool:

@@ -62,9 +62,6 @@ def delay(
     (name, path), spec, replaced_ca = status.seen.identity, status.seen.spec, circumstances.replaced_ca
     if doubted := unsettled_ca_hold(status, cause, circumstances):
         return Delay(doubted)
-    if status.basis is None and spec.is_glob and spec.owner is not None:
-        fact = "certmond has not compared the certificate with the other files of the pattern yet"
-        return Delay(Held(name, path, fact), (now + FIRST_RETRY,))
     refused = replaced_ca.is_refused(spec, cause)
     # The service would also fail with a new certificate. For Cause.ROTATION, the rotation planner has checked this.
     if status.presence.failures and cause not in {Cause.ROTATION, Cause.DAMAGED}:

@@ -117,7 +117,8 @@ def basis(
         )
     if provenance.lost:
         reasons.append("the certificate is older than the certificate that certmond installed")
-    later = tuple(each for each in provenance.later if is_issued(each, chain, known))
+    intermediates = (*chain, *provenance.intermediates)  # the owner of the file can remove a certificate from `chain`
+    later = tuple(each for each in provenance.later if is_issued(each, intermediates, known))
     return Basis(None if reasons else certificate, tuple(reasons), (*later, *provenance.later_elsewhere))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 from hypothesis import given
@@ -12,12 +13,12 @@ from hypothesis import strategies as st
 
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.catalog.entries import CertificateSpec
-from certmond.pki.catalog.observation import Inventory, Observation
+from certmond.pki.catalog.observation import Observation
 from certmond.pki.catalog.validator import validated
 from certmond.pki.planning.installed_successors import (
+    NO_FILES,
     Holder,
     LaterCertificates,
-    Pattern,
     Renewals,
     holder_of,
     is_older,
@@ -40,9 +41,9 @@ def seen(path: str, issued: Issued, spec: CertificateSpec = MANY) -> Observation
 
 
 def later(present: Observation, attempts: Any, *, archived: Any = (), owner_writes: bool = True) -> LaterCertificates:
-    """Return the later certificates without those in other files."""
+    """Return the later certificates if no other file of a pattern has the same common name."""
     renewals = Renewals(attempts)
-    holder = renewals.holder(present) if owner_writes and present.spec.is_glob else None
+    holder = renewals.holder(present, NO_FILES) if owner_writes and present.spec.is_glob else None
     own = renewals.attempts.get(present.identity)
     return later_certificates(present, [each.facts for each in archived], own, holder, owner_writes=owner_writes)
 
@@ -88,27 +89,52 @@ def test_in_a_pattern_the_renewal_of_another_file_counts() -> None:
     assert later(present, beside | own, archived=[RENEWED]) == LaterCertificates()
 
 
-def test_the_last_certificate_of_a_file_is_not_lost_if_another_file_contains_it() -> None:
-    """The other file is a file of the same pattern, or `known` contains the certificate from an earlier search."""
+@pytest.mark.parametrize("contents", ["contents", None])
+def test_the_last_certificate_of_a_file_is_not_lost_if_another_file_contains_it(contents: str | None) -> None:
+    """The record of certmond proves its origin, also if the CA that issued the certificate is no longer known."""
     present = seen("/srv/b.pem", PRESENT)
     renewals = Renewals({present.identity: replace(ATTEMPT, common_name="former name")})
-    holder = renewals.holder(present, lambda: {RENEWED.facts: "contents"})
-    own = renewals.attempts[present.identity]
+    holder, own = renewals.holder(present, {RENEWED.facts: contents}), renewals.attempts[present.identity]
     found = later_certificates(present, [], own, holder, owner_writes=True)
     assert found == LaterCertificates((), (RENEWED.facts,))
     assert later_certificates(present, [], own, owner_writes=True).lost
-    assert not later_certificates(present, [], own, owner_writes=True, known=found.elsewhere).lost
 
 
-def test_certificates_beside_it_are_those_of_the_common_name_in_the_pattern() -> None:
-    """The result contains each chain once."""
-    short = make_leaf(CA, "app", not_before=NOW - DAY, not_after=NOW + DAY)
-    other = make_leaf(CA, "other", not_before=NOW - DAY, not_after=NOW + 20 * YEAR)
+def test_a_certificate_of_an_unknown_ca_in_another_file_is_not_missing() -> None:
+    """The operator can have replaced the CA. The certificate counts as later only if a CA of the entry issued it."""
     present = seen("/srv/b.pem", PRESENT)
-    files = (present, seen("/srv/a.pem", short), seen("/srv/c.pem", other), seen("/srv/d.pem", short))
-    pattern = Pattern(Inventory((*files, seen("/x", other, ONE))))
-    assert [*pattern.beside(present)] == [(PRESENT.facts,), (short.facts,)]
-    assert not [*pattern.beside(seen("/x", PRESENT, ONE))]
+    for contents, elsewhere in ((None, ()), ("contents", (RENEWED.facts,))):
+        holder = Renewals({("many", "/srv/a.pem"): ATTEMPT}).holder(present, {RENEWED.facts: contents})
+        found = later_certificates(present, [], None, holder, owner_writes=True)
+        assert found == LaterCertificates((), elsewhere)
+
+
+def test_a_restored_certificate_hides_no_later_one() -> None:
+    """Certmond restored the present certificate last. A certificate that certmond installed before is later."""
+    restored = Attempt(NOW, sha256=PRESENT.facts.sha256, common_name="app")
+    files = {PRESENT.facts: "present", RENEWED.facts: "renewed"}
+    found, _ = Holder([ATTEMPT, restored], files).later(PRESENT.facts)
+    assert found == {"renewed": RENEWED.facts}
+
+
+def test_more_different_contents_than_the_limit_count_as_lost() -> None:
+    """A plan of many files with different contents must not compare each with all others."""
+    present, number = seen("/srv/b.pem", PRESENT), 20
+    files = {
+        replace(RENEWED.facts, der=bytes([each]), not_after=PRESENT.facts.not_after + DAY): each
+        for each in range(number + 1)
+    }
+    for some, lost in ((dict(list(files.items())[:number]), False), (files, True)):
+        found = later_certificates(present, [], None, Holder([], some), owner_writes=True)
+        assert (len(found.elsewhere), found.lost) == (number, lost)
+
+
+def test_the_record_of_a_common_name_is_made_once() -> None:
+    """As long as the files are the same object."""
+    renewals, files = Renewals({("many", "/srv/a.pem"): ATTEMPT}), {RENEWED.facts: "contents"}
+    one, other = seen("/srv/b.pem", PRESENT), seen("/srv/c.pem", make_leaf(CA, "app"))
+    assert renewals.holder(one, files) is renewals.holder(other, files)
+    assert renewals.holder(one, files) is not renewals.holder(one, NO_FILES)
 
 
 def test_a_missing_certificate_is_later_by_its_time_or_by_its_end() -> None:
@@ -135,24 +161,33 @@ POOL = [
 INSTALLATIONS = st.lists(st.tuples(st.sampled_from(POOL), st.integers(-10, 1), st.booleans()), max_size=6)
 
 
-@given(st.sets(st.sampled_from(POOL)), INSTALLATIONS, st.sampled_from(POOL), st.sets(st.sampled_from(POOL)))
+@given(
+    st.dictionaries(st.sampled_from(POOL), st.booleans()),
+    INSTALLATIONS,
+    st.sampled_from(POOL),
+    st.sets(st.sampled_from(POOL)),
+)
 def test_one_certificate_stands_for_all_with_equal_contents(
-    files: set[Certificate], installed: list[tuple[Certificate, int, bool]], present: Certificate,
+    issued: dict[Certificate, bool], installed: list[tuple[Certificate, int, bool]], present: Certificate,
     archived: set[Certificate],
 ) -> None:  # fmt: skip
-    """A search finds the contents of exactly the later certificates, each time a later certificate. A certificate is
-    missing if it is later, and neither in a file nor in the archive.
+    """A search finds exactly the contents of the later certificates that a CA issued, except the contents of the
+    present certificate, each with a later certificate. A certificate is missing if it is later, and neither in a file
+    nor in the archive.
     """
     attempts = [
         Attempt(NOW + day * DAY, sha256=each.sha256, ends_at=each.not_after if dated else None)
         for each, day, dated in installed
     ]
-    holder = Holder(attempts, {each: contents_of(each) for each in files})
+    files = {each: contents_of(each) if is_issued else None for each, is_issued in issued.items()}
+    holder = Holder(attempts, files)
     followed = {each.sha256 for each in attempts if is_older(present, each)}
-    expected = {each for each in files if each.not_after > present.not_after or each.sha256 in followed}
-    found = [*holder.later(present)]
-    assert set(found) <= expected
-    assert sorted(map(hash, map(contents_of, found))) == sorted({hash(contents_of(each)) for each in expected})
+    is_later = {each for each in files if each.not_after > present.not_after or each.sha256 in followed}
+    found, more = holder.later(present)
+    assert set(found.values()) <= is_later
+    assert {each: contents_of(each) for each in found.values()} == {each: key for key, each in found.items()}
+    assert set(found) == {files[each] for each in is_later} - {None, files.get(present)}
+    assert not more
     assert {each for each in POOL if holder.is_later(each.sha256, present)} == {
         each for each in POOL if each.sha256 in followed
     }

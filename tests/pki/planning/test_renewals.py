@@ -17,7 +17,7 @@ from certmond.pki.assessment.assess import Assessment, CertificateStatus, assess
 from certmond.pki.assessment.renewal_attempt import MIN_INTERVAL, Attempt
 from certmond.pki.assessment.validity_rules import critical_point
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
-from certmond.pki.catalog.observation import Embedded, Inventory, Observation, Provenance
+from certmond.pki.catalog.observation import Embedded, Inventory, Observation
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.catalog.validator import validated
 from certmond.pki.findings import Fault, Reason
@@ -169,27 +169,6 @@ def test_the_quota_is_of_patterns_alone() -> None:
 
 
 # --- when it is due ---------------------------------------------------------------------------------------------------
-
-
-def test_a_certificate_that_is_not_compared_with_its_pattern_yet_waits() -> None:
-    """If the owner of a pattern can write its files, the daemon renews no certificate before the comparison with the
-    other files, and makes another pass soon. The rule does not apply to a request, or to files of root alone.
-    """
-    due = leaf(NOW + HOUR)
-    names: Any = {"path": "/srv/*.crt", "key": "/srv/*.key"}
-    owned = replace(see(row(**names, owner="1000"), due), path="/srv/a.crt", key_path="/srv/a.key")
-    made = World((CA, owned)).plan(NOW)
-    assert made.steps == ()
-    (held,) = made.held
-    assert held.because == "certmond has not compared the certificate with the other files of the pattern yet"
-    assert made.changes_at is not None
-    assert made.changes_at <= NOW + MINUTE
-    assert len(World((CA, owned)).plan(NOW, frozenset({"leaf"})).steps) == 1
-    around = Surroundings(provenance={owned.identity: Provenance(owner_writes=True, possessed=True)})
-    compared = assess(Inventory((CA, owned), FACTS), NOW, around=around)
-    assert len(plan(compared, POLICY, {}, Circumstances()).steps) == 1
-    for spec in (row(**names), row(owner="1000")):
-        assert len(World((CA, replace(see(spec, due), path="/srv/a.crt", key_path="/srv/a.key"))).plan(NOW).steps) == 1
 
 
 def test_nothing_is_done_before_the_instant_of_a_node() -> None:

@@ -1,0 +1,105 @@
+"""The certificates beside a certificate in the files of a pattern: their contents, and who issued them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+
+from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.catalog.observation import Inventory, Observation
+from certmond.pki.catalog.validator import validated
+from certmond.pki.planning.installed_successors import NO_FILES
+from certmond.pki.planning.pattern_files import PatternFiles
+from certmond.pki.signing import policy
+from certmond.pki.signing.policy import contents_of
+from certmond.pki.x509.path_building import find_paths
+from tests.builders import DAY, NOW, Issued, make_ca, make_intermediate, make_leaf
+
+CA, OTHER = make_ca(), make_ca()
+SUB = make_intermediate(CA, "sub")
+BELOW = make_intermediate(SUB, "below")
+MANY = validated(CertificateSpec, {"name": "many", "path": "/srv/*.pem", "key": "/srv/*.pem", "ca": "ca"})
+ONE = validated(CertificateSpec, {"name": "one", "path": "/srv/one.pem", "key": "/srv/one.pem", "ca": "ca"})
+ISSUERS = (CA.facts,)
+
+
+def seen(path: str, *issued: Issued, spec: CertificateSpec = MANY) -> Observation:
+    return Observation(spec.name, spec, path, tuple(each.facts for each in issued))
+
+
+def index(*observations: Observation) -> PatternFiles:
+    made = PatternFiles(lambda: None)
+    made.begin(Inventory(observations))
+    return made
+
+
+def test_the_files_are_those_with_the_common_name_in_the_pattern() -> None:
+    """A certificate in several files is once in the result. An entry with a single file has no such files."""
+    app, also, other = make_leaf(CA, "app"), make_leaf(CA, "app", names=["DNS:app"]), make_leaf(CA, "other")
+    first = seen("/srv/a.pem", app)
+    found = index(first, seen("/srv/b.pem", also), seen("/srv/c.pem", other), seen("/srv/d.pem", app, CA))
+    assert found.of(first, ISSUERS) == {each.facts: contents_of(each.facts) for each in (app, also)}
+    assert found.of(first, ISSUERS) is found.of(seen("/srv/b.pem", also), ISSUERS)
+    assert found.of(seen("/srv/one.pem", app, spec=ONE), ISSUERS) is NO_FILES
+
+
+def test_a_certificate_that_no_ca_of_the_entry_has_issued_has_no_contents() -> None:
+    """The file is in the result, because certmond can have installed its certificate before the CA was replaced."""
+    forged = make_leaf(OTHER, "app")
+    assert index(seen("/srv/a.pem", forged)).of(seen("/srv/a.pem", forged), ISSUERS) == {forged.facts: None}
+
+
+def test_an_intermediate_ca_can_be_in_any_file() -> None:
+    """The owner of a file can remove it there. The CA of the entry must have issued it, directly or through others."""
+    below, false = make_leaf(BELOW, "app"), make_leaf(make_intermediate(OTHER, "sub"), "app")
+    alone, chains = seen("/srv/a.pem", below), (make_leaf(CA, "app"), BELOW, SUB)
+    assert index(alone).of(alone, ISSUERS) == {below.facts: None}
+    assert index(alone, seen("/srv/b.pem", *chains)).of(alone, ISSUERS)[below.facts] == contents_of(below.facts)
+    unknown = make_intermediate(OTHER, "sub")
+    found = index(seen("/srv/c.pem", false, unknown), seen("/srv/b.pem", *chains)).of(alone, ISSUERS)
+    assert found[false.facts] is None
+
+
+def searches(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
+    counted = mock.Mock(side_effect=find_paths)
+    monkeypatch.setattr(policy, "find_paths", counted)
+    return counted
+
+
+def test_certificates_with_the_name_of_a_ca_cost_one_search_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user can add them to each file. They are compared with the CAs of the entry only, and not with each other. A
+    certificate with another issuer costs no search. The index calls `alive` for each search.
+    """
+    counted, calls = searches(monkeypatch), list[None]()
+    junk = [make_ca() for _ in range(20)]
+    others = [make_ca("other"), make_intermediate(make_ca("other")), make_leaf(make_ca("other"))]
+    files = [seen(f"/srv/{number}.pem", make_leaf(CA, "app"), *junk, *others) for number in range(10)]
+    made = PatternFiles(lambda: calls.append(None))
+    made.begin(Inventory(tuple(files)))
+    made.of(files[0], ISSUERS)
+    assert counted.call_count == len(calls) == len(junk) + len(files)
+    assert all(len(call.args[2]) == 0 for call in counted.call_args_list)
+
+
+def test_an_unchanged_file_costs_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next pass searches only for new certificates, or if the CAs of the entry have changed."""
+    counted = searches(monkeypatch)
+    files = tuple(seen(f"/srv/{number}.pem", make_leaf(CA, "app"), SUB) for number in range(5))
+    made = PatternFiles(lambda: None)
+    for inventory, issuers, number in (
+        (files, ISSUERS, 6), (files, ISSUERS, 0), ((*files, seen("/srv/x.pem", make_leaf(SUB, "app"))), ISSUERS, 1),
+        (files, (CA.facts, OTHER.facts), 6),
+    ):  # fmt: skip
+        counted.reset_mock()
+        made.begin(Inventory(inventory))
+        made.of(files[0], issuers)
+        assert counted.call_count == number
+
+
+def test_contents_that_cannot_be_parsed_are_a_group_of_one() -> None:
+    """A certificate that cryptography refuses is not issued, whatever its signature."""
+    leaf = make_leaf(CA, "app", not_after=NOW + DAY)
+    refused = replace(seen("/srv/a.pem", leaf), certificates=(replace(leaf.facts, unread="odd"),))
+    assert [*index(refused).of(refused, ISSUERS).values()] == [None]
