@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from certmond.config.model import Config
@@ -15,7 +16,7 @@ from certmond.pki.planning.planner_inputs import Circumstances
 from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.renewals_at_start import NO_START_RENEWALS, start_renewals
 from certmond.pki.planning.restarts import RestartHolds, with_restarts
-from certmond.pki.planning.steps import Plan
+from certmond.pki.planning.steps import Identity, Plan
 from certmond.pki.rotation.phases import Rotation
 from certmond.pki.rotation.planner import MissingSteps
 from certmond.pki.rotation.rotation_holds import Hold, holds, waits_here
@@ -37,6 +38,16 @@ def _has_stale_consumers(assessment: Assessment) -> bool:
     return any(status.presence.stale for status in assessment.statuses)
 
 
+def _uncompared(assessment: Assessment) -> Iterator[Identity]:
+    """Yield the certificates in patterns with an owner for which the assessment contains no evidence of their origin.
+
+    A pass collects evidence for a limited time, first for the certificates without evidence.
+    """
+    for status in assessment.certificates:
+        if status.presence.provenance is None and status.seen.spec.is_glob and status.seen.spec.owner is not None:
+            yield status.seen.identity
+
+
 class EnforcePlanner:
     """Planner for one configuration and one node."""
 
@@ -49,7 +60,10 @@ class EnforcePlanner:
         """Return the plan of enforce mode. With `asked`, return the plan that renews the entries named in `asked`."""
         states, policy, past = self._acting.derivations.states(), policy_of(self._config), self._ledger.attempts()
         now, state = circumstances_of(self._config.derived, states), self._acting.rotation_state
-        now = replace(now, unsure=state.unsure, in_use=state.in_use, replaced_ca=state.replaced_ca)
+        now = replace(
+            now, unsure=state.unsure, in_use=state.in_use, replaced_ca=state.replaced_ca,
+            uncompared=frozenset(_uncompared(assessment)),
+        )  # fmt: skip
         left = state.missing_steps(assessment) if asked is None else MissingSteps()
         order = pace(left, past, assessment.taken_at)
         if order.first:  # trust anchors change first; the next pass plans the other steps

@@ -93,16 +93,50 @@ def test_a_renewal_by_another_process_after_the_plan_counts(host: Host) -> None:
     assert "the certificate is older than the certificate that certmond installed" in outcome.message
 
 
-def test_without_the_evidence_of_a_plan_a_later_renewal_counts(host: Host) -> None:
-    """A request of the operator executes also if certmond could not collect the evidence about the other files."""
-    put(host, "a", names=["DNS:app"])
-    host.start_once()
-    host.at("/srv/a.pem").unlink()
-    put(host, "b", names=["DNS:app", "DNS:other"])
+def test_without_the_evidence_of_a_plan_no_contents_of_the_file_are_signed(host: Host) -> None:
+    """A later certificate can be in another file, also one that certmond has not installed."""
+    put(host, "a", names=["DNS:app", "DNS:other"])
     plan = plan_without_evidence(host)
     (outcome,) = host.enforcer().executor.execute(plan)
     assert outcome.result == "failed"
     assert "the certificate is older than the certificate that certmond installed" in outcome.message
+
+
+def test_the_daemon_compares_a_pattern_of_another_user_before_a_renewal(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner could have copied an old certificate to many files, for which one pass has no time. Each pass collects
+    evidence for some files, and the next plan renews the certificates that the later ones permit.
+    """
+    for name in "abc":
+        put(host, name, names=["DNS:app", "DNS:other"])
+    later = make_leaf(host.ca, "app", not_before=NOW - DAY, not_after=NOW + YEAR, names=["DNS:app"])
+    host.put("/srv/later.pem", later.pem + later.key_pem, 0o600)
+    enforcer = host.enforcer()
+    seen = enforcer.store.observe()
+    monkeypatch.setattr("certmond.daemon.enforcer._EVIDENCE", 0.0)
+    around = enforcer.surroundings(enforcer.store, seen)
+    made = enforcer.plan(enforcer.assess(seen, host.now, around), around=around)
+    assert made.steps == ()
+    assert {held.because.partition(" with ")[0] for held in made.held} == {"certmond has not compared the certificate"}
+    monkeypatch.setattr("certmond.daemon.enforcer._EVIDENCE", 3600.0)
+    around = enforcer.surroundings(enforcer.store, seen)
+    made = enforcer.plan(enforcer.assess(seen, host.now, around), around=around)
+    assert made.steps == ()
+    assert all("lacks these contents" in held.because for held in made.held)
+
+
+def test_a_pattern_of_root_alone_needs_no_comparison(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the evidence of a pass, the executor collects the evidence about the file itself."""
+    host.entries = {"many": {"path": "/srv/*.pem", "key": "/srv/*.pem"}}
+    leaf = make_leaf(host.ca, "app", not_before=NOW - YEAR, not_after=NOW + DAY)
+    host.put("/srv/a.pem", leaf.pem + leaf.key_pem, 0o600)
+    monkeypatch.setattr("certmond.daemon.enforcer._EVIDENCE", 0.0)
+    enforcer = host.enforcer()
+    seen = enforcer.store.observe()
+    around = enforcer.surroundings(enforcer.store, seen)
+    (done,) = enforcer.executor.execute(enforcer.plan(enforcer.assess(seen, host.now, around), around=around))
+    assert done.result == "done"
 
 
 def plan_without_evidence(host: Host) -> Plan:

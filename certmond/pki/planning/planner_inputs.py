@@ -10,6 +10,7 @@ from certmond.immutable_class import immutable
 from certmond.pki.catalog.entries import KeyAlgorithm
 from certmond.pki.catalog.service_spec import ServiceSpec
 from certmond.pki.planning.host_hold_rules import NO_REPLACED_CA, ReplacedCA
+from certmond.pki.planning.steps import Identity
 
 
 @immutable
@@ -40,3 +41,5 @@ class Circumstances:
     # requests.
     in_use: frozenset[str] = frozenset()
     replaced_ca: ReplacedCA = NO_REPLACED_CA
+    # Certificates that certmond must first compare with the other files of a pattern, because a user can write these.
+    uncompared: frozenset[Identity] = frozenset()

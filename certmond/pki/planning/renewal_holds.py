@@ -62,6 +62,9 @@ def delay(
     (name, path), spec, replaced_ca = status.seen.identity, status.seen.spec, circumstances.replaced_ca
     if doubted := unsettled_ca_hold(status, cause, circumstances):
         return Delay(doubted)
+    if status.seen.identity in circumstances.uncompared:
+        fact = "certmond has not compared the certificate with the other files of the pattern and with its archive yet"
+        return Delay(Held(name, path, f"{fact}; if this hold remains, run: certmond archive list"))
     refused = replaced_ca.is_refused(spec, cause)
     # The service would also fail with a new certificate. For Cause.ROTATION, the rotation planner has checked this.
     if status.presence.failures and cause not in {Cause.ROTATION, Cause.DAMAGED}:

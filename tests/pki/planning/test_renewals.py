@@ -171,6 +171,18 @@ def test_the_quota_is_of_patterns_alone() -> None:
 # --- when it is due ---------------------------------------------------------------------------------------------------
 
 
+def test_a_certificate_that_is_not_compared_with_its_pattern_yet_waits() -> None:
+    """The rule does not apply to the request of an operator."""
+    due, name = World((CA, see(row(), leaf(NOW + HOUR)))), frozenset({"leaf"})
+    waiting = replace(due, circumstances=Circumstances(uncompared=frozenset({("leaf", "/pki/leaf.crt")})))
+    made = waiting.plan(NOW)
+    assert made.steps == ()
+    (held,) = made.held
+    assert held.because.startswith("certmond has not compared the certificate with the other files of the pattern")
+    assert held.because.endswith("certmond archive list")
+    assert len(waiting.plan(NOW, name).steps) == len(due.plan(NOW).steps) == 1
+
+
 def test_nothing_is_done_before_the_instant_of_a_node() -> None:
     """The plan has the end of the hold, which is that instant, to the microsecond."""
     made = world(leaf(NOW + YEAR), policy=Policy())
