@@ -230,7 +230,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     "tests/test_csr_renewal.py": ("waits for a signer that answers later", ["state/pending_requests"]),
     "tests/test_repairs.py": (
         "repairs damaged files",
-        ["expose/documents/plan", "renewal/new_files", "renewal/repair_sources"],
+        ["expose/documents/plan", "renewal/new_files"],
     ),
     "tests/test_stolen_keys.py": ("renews beside files that another user can write", ["files/key_destination_check"]),
     "tests/test_unprivileged_users.py": ("writes where another user owns a symlink", ["cli/output_file"]),

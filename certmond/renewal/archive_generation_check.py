@@ -7,7 +7,7 @@ A restored certificate must not contain a subject, a usage or a name that both t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -43,6 +43,14 @@ class PairLocation:
     """
 
 
+@immutable
+class Pairs:
+    """The installed pairs of an entry, and its archived pairs with the times of their generations."""
+
+    installed: tuple[KeyPair | Unpaired, ...]
+    archived: tuple[tuple[KeyPair | Unpaired, datetime], ...]
+
+
 class Generations:
     """Reader of the generations in the archive of one node."""
 
@@ -50,10 +58,21 @@ class Generations:
         self._specs, self._facts = {spec.name: spec for spec in config.certificates}, config.given_facts
         self._archive, self._files, self._clock = archive, files, clock
 
-    def judged(self, name: str, generation: str, files: Sequence[ArchivedFile]) -> Verdict:
+    def pairs(self, name: str) -> Pairs:
+        """Return the pairs with which `judged` compares each generation of `name`."""
+        installed, archived = dict[PairLocation, KeyPair | Unpaired](), list[tuple[KeyPair | Unpaired, datetime]]()
+        for described, files in self._archive.complete_generations(name):
+            location = self.location(name, files)
+            archived.append((self.pair(location, as_put_back(files, self._files)), described.when))
+            if location not in installed:
+                installed[location] = self.pair(location, self._files.read)
+        return Pairs(tuple(installed.values()), tuple(archived))
+
+    def judged(self, name: str, generation: str, files: Sequence[ArchivedFile], pairs: Pairs | None = None) -> Verdict:
         """Return the verdict on a generation, as if its `files` had replaced the current files of the node.
 
-        `name` is the name of the entry in the archive.
+        `name` is the name of the entry in the archive. With `pairs`, the result of the method `pairs`, a verdict on
+        each of many generations does not read all files again.
         """
         location = self.location(name, files)
         if location.spec and location.spec.password_file:
@@ -64,15 +83,17 @@ class Generations:
         anchors = self._anchors(location.spec, own)
         found = verdict(pair, anchors, usages, self._clock())
         if location.spec and anchors and isinstance(pair, KeyPair):
-            return self._wider(name, generation, location.spec, pair.leaf, anchors) or found
+            others = self._others(name, generation, pair.leaf, pairs or self.pairs(name))
+            return self._wider(location.spec, pair.leaf, anchors, others) or found
         return found
 
     def _wider(
-        self, name: str, generation: str, spec: CertificateSpec, leaf: Certificate, anchors: Sequence[Certificate]
-    ) -> Verdict | None:
+        self, spec: CertificateSpec, leaf: Certificate, anchors: Sequence[Certificate],
+        others: Iterable[tuple[KeyPair | Unpaired, bool]],
+    ) -> Verdict | None:  # fmt: skip
         """Return the verdict `wider` if the entry and a later certificate lack content of `leaf`, otherwise None."""
         fixed = fixed_by(spec, self._facts)
-        for pair, younger in self._others(name, generation, leaf):
+        for pair, younger in others:
             other = pair.leaf
             if (
                 other in {None, leaf}
@@ -85,17 +106,16 @@ class Generations:
                 return Verdict(Worth.WIDER, f"{'; '.join(more)}; {fact}")
         return None
 
-    def _others(self, name: str, generation: str, leaf: Certificate) -> Iterator[tuple[KeyPair | Unpaired, bool]]:
-        """Yield the installed pair and each archived pair of `name`, with True for a pair that is later than `leaf`."""
-        found = list[tuple[KeyPair | Unpaired, datetime]]()
-        first = self._archive.generation(name, generation).when
-        for described, files in self._archive.complete_generations(name):
-            location = self.location(name, files)
-            pair = self.pair(location, as_put_back(files, self._files))
-            found.append((pair, described.when))
-            first = min(first, described.when) if pair.leaf == leaf else first
-            yield self.pair(location, self._files.read), True
-        yield from ((pair, when > first) for pair, when in found)
+    def _others(
+        self, name: str, generation: str, leaf: Certificate, pairs: Pairs
+    ) -> Iterator[tuple[KeyPair | Unpaired, bool]]:
+        """Yield each installed and archived pair of `name`, with True for a pair that is later than `leaf`."""
+        first = min(
+            self._archive.generation(name, generation).when,
+            *(when for pair, when in pairs.archived if pair.leaf == leaf),
+        )
+        yield from ((pair, True) for pair in pairs.installed)
+        yield from ((pair, when > first) for pair, when in pairs.archived)
 
     def is_whole(self, name: str, files: Sequence[ArchivedFile]) -> bool:
         """Return whether the current files contain a certificate with its key, or a key that needs a passphrase.

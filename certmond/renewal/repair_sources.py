@@ -41,7 +41,7 @@ from certmond.pki.planning.steps import Identity
 from certmond.pki.signing.template import Terms
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.certificate_file_parser import decode
-from certmond.renewal.archive_generation_check import Generations
+from certmond.renewal.archive_generation_check import Generations, Pairs
 from certmond.renewal.archived_pair_check import Worth, as_put_back
 from certmond.renewal.ca_certificate_sources import copy_command
 from certmond.renewal.new_files import is_damaged_name
@@ -63,6 +63,7 @@ class SalvageLookup:
         self._files, self._archive, self._ledger = NodeFiles(root), Archive(state_dir), Ledger(state_dir)
         self._symlink_targets = SymlinkTargets(config.certificates, self._files)
         self._subjects = LastSubjects(state_dir, config.certificates)
+        self._named_servers: dict[str, tuple[tuple[str, str], ...]] = {}  # by the path of a kubeconfig, in one search
 
     def of_damaged(self, inventory: Inventory, now: datetime) -> dict[Identity, Salvage]:
         """Return the repair sources of each entry that is damaged at `now` (aware, UTC).
@@ -80,7 +81,7 @@ class SalvageLookup:
         damaged = [seen for seen in inventory.observations if damage(seen) or unneeded_damage(seen)]
         if not damaged:
             return found
-        attempts = dict[Identity, Attempt]()
+        self._named_servers, attempts = {}, dict[Identity, Attempt]()
         with suppress(CertmondError, OSError):
             attempts = self._ledger.attempts()
         generations = Generations(self._config, self._archive, self._files, lambda: now)
@@ -113,6 +114,9 @@ class SalvageLookup:
     ) -> Salvage:
         spec, attempt = seen.spec, attempts.get(seen.identity)
         whole = list(self._generations(spec.name))
+        pairs: Pairs | None = None
+        with suppress(CertmondError):
+            pairs = generations.pairs(spec.name) if whole else None
         good, archived = list[tuple[str, Certificate]](), list[Certificate]()
         for number, files in whole:
             with suppress(CertmondError):
@@ -120,7 +124,7 @@ class SalvageLookup:
                 leaf = generations.pair(location, as_put_back(files, self._files)).leaf
                 if leaf and location.spec == spec:
                     archived.append(leaf)
-                    if self._is_good(seen, number, files, generations):
+                    if self._is_good(seen, number, files, generations, pairs):
                         good.append((number, leaf))
         barrier = ""
         with suppress(CertmondError):
@@ -128,11 +132,13 @@ class SalvageLookup:
             barrier = self._files.exposed(own, spec.owner) or self._symlink_targets.objection(own, spec) or ""
         server, cluster_obstacle = None, ""
         if spec.kind is Kind.KUBECONFIG:
-            servers = list(self._servers(seen, inventory, [files for _, files in whole]))
+            servers = self._servers(seen, inventory, [files for _, files in whole])
             barrier = barrier or self._credentials_obstacle(seen)
             if is_cluster_damage(seen):
-                servers, cluster_obstacle = self._cluster_sources(seen, generations, servers)
-            server = next(iter(servers), None)
+                usable, cluster_obstacle = self._cluster_sources(seen, generations, list(servers))
+                server = next(iter(usable), None)
+            else:
+                server = next(servers, None)
         found = Salvage(
             tuple(good), tuple(archived), attempt.sha256 if attempt else None, barrier, server, None,
             attempt.repairs if attempt else 0, attempt.repaired_at if attempt else None,
@@ -149,13 +155,14 @@ class SalvageLookup:
         return replace(found, obstacle=why)
 
     def _is_good(
-        self, seen: Observation, number: str, files: tuple[ArchivedFile, ...], generations: Generations
-    ) -> bool:
+        self, seen: Observation, number: str, files: tuple[ArchivedFile, ...], generations: Generations,
+        pairs: Pairs | None,
+    ) -> bool:  # fmt: skip
         """Return whether the generation is valid now, and whether it can repair the damage.
 
         Raises WriteError if the archived kubeconfig must not trust the present CA.
         """
-        if generations.judged(seen.spec.name, number, files).worth is not Worth.GOOD:
+        if generations.judged(seen.spec.name, number, files, pairs).worth is not Worth.GOOD:
             return False
         generations.to_restore(seen.spec.name, files)  # raises an error if certmond cannot restore the files
         if not is_cluster_damage(seen):
@@ -230,18 +237,23 @@ class SalvageLookup:
         """
         for files in archived:
             yield from _of_current(files[-1].content, seen.path)
-        writers = WriterLookup(self._root)
         for path in self._others(seen, inventory):
-            with suppress(CertmondError):
-                others = writers.writers([path], None)
-                if not (others.path or others.file):
-                    yield from _of_current(self._files.read(path, follow_any_link=False) or b"", path)
+            if path not in self._named_servers:
+                self._named_servers[path] = tuple(self._servers_in(path))
+            yield from self._named_servers[path]
         address = inventory.facts.get("advertise_address")
         with suppress(CertmondError):
             if address and (content := self._files.read(API_SERVER)):
                 flags = parse_manifest(content, API_SERVER).flags.get("kube-apiserver", {})
                 host = f"[{address}]" if ":" in address else address
                 yield "kubernetes", f"https://{host}:{flags.get('secure-port', _PORT)}"
+
+    def _servers_in(self, path: str) -> Iterator[tuple[str, str]]:
+        """Yield the cluster name and the server URL of a kubeconfig that only root can write."""
+        with suppress(CertmondError):
+            writers = WriterLookup(self._root).writers([path], None)
+            if not (writers.path or writers.file):
+                yield from _of_current(self._files.read(path, follow_any_link=False) or b"", path)
 
     @staticmethod
     def _others(seen: Observation, inventory: Inventory) -> Iterator[str]:
