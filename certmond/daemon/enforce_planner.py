@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 
 from certmond.config.model import Config
 from certmond.config.renewal_policy import policy_of, restart_terms_of
@@ -38,6 +39,10 @@ def _has_stale_consumers(assessment: Assessment) -> bool:
     return any(status.presence.stale for status in assessment.statuses)
 
 
+_PAUSE = timedelta(seconds=1)
+"""The time between two passes while certificates wait for the collection of evidence."""
+
+
 def _uncompared(assessment: Assessment) -> Iterator[Identity]:
     """Yield the certificates in patterns with an owner for which the assessment contains no evidence of their origin.
 
@@ -63,6 +68,7 @@ class EnforcePlanner:
         now = replace(
             now, unsure=state.unsure, in_use=state.in_use, replaced_ca=state.replaced_ca,
             uncompared=frozenset(_uncompared(assessment)),
+            compared_at=None if self._acting.provenance.is_complete else assessment.taken_at + _PAUSE,
         )  # fmt: skip
         left = state.missing_steps(assessment) if asked is None else MissingSteps()
         order = pace(left, past, assessment.taken_at)

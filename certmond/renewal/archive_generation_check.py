@@ -17,7 +17,7 @@ from certmond.formats.kubeconfig_certificates import broken_cluster, parse_crede
 from certmond.formats.kubeconfig_edit import embeds_ca, with_trust
 from certmond.immutable_class import immutable
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
-from certmond.pki.signing.policy import fixed_by, is_issued, surplus
+from certmond.pki.signing.policy import fixed_by, is_issued, issuing_cas, surplus
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.certificate_file_parser import Document, decode
 from certmond.pki.x509.path_building import find_paths
@@ -94,11 +94,11 @@ class Generations:
         """Return the verdict `wider` if the entry and a later certificate lack content of `leaf`, otherwise None."""
         fixed = fixed_by(spec, self._facts)
         for pair, younger in others:
-            other = pair.leaf
+            other, chain = pair.leaf, pair.chain[1:] if isinstance(pair, KeyPair) else ()
             if (
                 other in {None, leaf}
                 or not (younger or _is_later(other, leaf))
-                or not is_issued(other, pair.chain[1:] if isinstance(pair, KeyPair) else (), anchors)
+                or not is_issued(other, issuing_cas(chain, anchors), anchors)
             ):
                 continue
             if more := surplus(leaf, other, fixed):
@@ -110,10 +110,8 @@ class Generations:
         self, name: str, generation: str, leaf: Certificate, pairs: Pairs
     ) -> Iterator[tuple[KeyPair | Unpaired, bool]]:
         """Yield each installed and archived pair of `name`, with True for a pair that is later than `leaf`."""
-        first = min(
-            self._archive.generation(name, generation).when,
-            *(when for pair, when in pairs.archived if pair.leaf == leaf),
-        )
+        own = self._archive.generation(name, generation).when
+        first = min((own, *(when for pair, when in pairs.archived if pair.leaf == leaf)))
         yield from ((pair, True) for pair in pairs.installed)
         yield from ((pair, when > first) for pair, when in pairs.archived)
 

@@ -23,7 +23,7 @@ from certmond.immutable_class import immutable
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Inventory, Observation, Provenance
-from certmond.pki.planning.installed_successors import NO_FILES, Renewals, later_certificates
+from certmond.pki.planning.installed_successors import Renewals, later_certificates
 from certmond.pki.planning.pattern_files import PatternFiles
 from certmond.pki.planning.steps import Identity
 from certmond.pki.signing.policy import is_issued
@@ -60,14 +60,18 @@ class ProvenanceLookup:
         self._authorities = {spec.name: spec for spec in config.certificates if spec.authority}
         self._files, self._pattern_files = NodeFiles(root), PatternFiles(alive)
         self._evidence: dict[Identity, _Evidence] = {}
+        self._passes, self._collected_in = 0, Counter[str]()  # the last pass that collected evidence of each entry
+        self.is_complete = True
+        """Whether the last call of `of_due` had time for all certificates without evidence."""
 
     def of_due(
         self, due: Iterable[Observation], inventory: Inventory, now: datetime, *, within: float | None = None
     ) -> dict[Identity, Provenance]:
         """Return the evidence for each certificate in `due`, a part of `inventory`, at `now` (aware, UTC).
 
-        With `within`, collect no new evidence after this number of seconds, and omit certificates without cached
-        evidence. Omit a certificate whose archive is unreadable: the executor raises the same error.
+        With `within`, collect no new evidence after this number of seconds. Then use older evidence about an unchanged
+        certificate, and omit the other certificates; `is_complete` is False. Also omit a certificate whose archive is
+        unreadable: the executor raises the same error.
         """
         access, found = WriterLookup(self._root), dict[Identity, Provenance]()
         former, evidence = dict[str, tuple[Certificate, ...]](), dict[Identity, _Evidence]()
@@ -75,6 +79,7 @@ class ProvenanceLookup:
         until = None if within is None else time.monotonic() + within
         renewals = Renewals(self._ledger.attempts())
         self._pattern_files.begin(inventory)
+        self._passes, self.is_complete = self._passes + 1, True
         for seen in self._in_turn(due):
             ca = next((name for name in seen.spec.ca if present.get(name)), None)
             with suppress(WriteError):
@@ -83,11 +88,14 @@ class ProvenanceLookup:
                 before, attempt = former.get(ca or "", ()), renewals.attempts.get(seen.identity)
                 issuers = (*present.get(ca or "", ()), *before)
                 cached = None if until is None else self._evidence.get(seen.identity)
-                if not (cached and self._is_current(cached, seen, attempt, before, now)):
-                    if until is not None and time.monotonic() >= until:
-                        if cached:  # certificates without evidence are first in the next pass
-                            evidence[seen.identity] = cached
-                        continue
+                if cached and not (seen is cached.seen and (cached.attempt, cached.former) == (attempt, before)):
+                    cached = None
+                is_over = until is not None and time.monotonic() >= until
+                if is_over and not cached:
+                    self.is_complete = False
+                    continue
+                if not cached or not (is_over or self._is_recent(cached, now)):
+                    self._collected_in[seen.name] = self._passes
                     signed = is_issued(seen.certificates[0], seen.certificates[1:], issuers)
                     archived, intermediates = self._archived(seen)
                     made = self._provenance(seen, ca, access, former=before, signed=signed)
@@ -103,29 +111,22 @@ class ProvenanceLookup:
     def _in_turn(self, due: Iterable[Observation]) -> list[Observation]:
         """Return the certificates in the order of the collection.
 
-        First the certificates without evidence, one of each entry in turn, so that the files of one entry do not delay
-        those of the others. Then the other certificates, the oldest evidence first.
+        First the certificates without evidence, one of each entry in turn, and first of the entry whose last collection
+        is the oldest, so that the files of one entry do not delay those of the others. Then the other certificates, the
+        oldest evidence first.
         """
-        turns, numbered = Counter[str](), list[tuple[tuple[int, float], Observation]]()
+        turns, numbered = Counter[str](), list[tuple[tuple[int, float, int], Observation]]()
         for seen in due:
             cached = self._evidence.get(seen.identity)
             if cached and seen is cached.seen:
-                numbered.append(((1, cached.at.timestamp()), seen))
+                numbered.append(((1, cached.at.timestamp(), 0), seen))
             else:
-                numbered.append(((0, turns[seen.name]), seen))
+                numbered.append(((0, turns[seen.name], self._collected_in[seen.name]), seen))
                 turns[seen.name] += 1
         return [seen for _, seen in sorted(numbered, key=itemgetter(0))]
 
-    def _is_current(
-        self,
-        cached: _Evidence,
-        seen: Observation,
-        attempt: Attempt | None,
-        former: tuple[Certificate, ...],
-        now: datetime,
-    ) -> bool:
-        same = seen is cached.seen and cached.attempt == attempt and cached.former == former
-        return same and cached.at <= now < cached.at + self._config.resync
+    def _is_recent(self, cached: _Evidence, now: datetime) -> bool:
+        return cached.at <= now < cached.at + self._config.resync
 
     def renewals(self) -> Renewals:
         """Return the renewals that the state directory records."""
@@ -151,6 +152,7 @@ class ProvenanceLookup:
             later=(*made.later, *before.later),
             later_elsewhere=(*made.later_elsewhere, *before.later_elsewhere),
             lost=made.lost or before.lost,
+            more_later=made.more_later or before.more_later,
         )
 
     def _provenance(
@@ -251,7 +253,7 @@ def _with_later(
     made: Provenance, seen: Observation, archived: Collection[Certificate], renewals: Renewals
 ) -> Provenance:
     """Return `made` with the certificates that are later than the present certificate."""
-    holder = renewals.holder(seen, made.beside or NO_FILES) if made.owner_writes and seen.spec.is_glob else None
+    holder = renewals.holder(seen, made.beside) if made.owner_writes and seen.spec.is_glob else None
     own = renewals.attempts.get(seen.identity)
     later = later_certificates(seen, archived, own, holder, owner_writes=made.owner_writes)
-    return replace(made, later=later.archived, later_elsewhere=later.elsewhere, lost=later.lost)
+    return replace(made, later=later.archived, later_elsewhere=later.elsewhere, lost=later.lost, more_later=later.more)

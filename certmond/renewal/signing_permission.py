@@ -71,7 +71,8 @@ class SigningPermissions:
         """Return the sources for the certificate that replaces `old`, from the present evidence."""
         status, seen = step.status, step.status.seen
         provenance = self._provenance.of(seen, step.authority, status.presence.provenance, self._renewals)
-        if provenance.owner_writes and seen.spec.is_glob and status.presence.provenance is None:
+        known = status.presence.provenance
+        if provenance.owner_writes and seen.spec.is_glob and not (known and known.owner_writes):
             provenance = replace(provenance, lost=True)  # a later certificate can be in another file
         if provenance.owner_writes:
             new = self._new.get((step.target, holder_of(old)), {}).values()

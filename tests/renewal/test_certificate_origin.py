@@ -21,7 +21,7 @@ from certmond.config.source_merger import Source
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import assess
 from certmond.pki.assessment.renewal_attempt import Attempt
-from certmond.pki.catalog.observation import Inventory, Provenance
+from certmond.pki.catalog.observation import Inventory, PatternContents, Provenance
 from certmond.pki.planning.installed_successors import Renewals
 from certmond.pki.planning.steps import Identity
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
@@ -188,24 +188,35 @@ def test_due_certificates_of_one_common_name_share_their_comparison(host: Host) 
 
 
 def test_the_files_of_one_entry_do_not_delay_those_of_another(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a pass has no time for all evidence, the next passes collect the rest, although the first evidence expires
-    before.
+    """If a pass has time for one file, the next pass begins with another entry, although the owner of the first entry
+    changes all its files again and again. After the last file without evidence, the oldest evidence is next.
     """
-    shared_name(host, 5)
+    shared_name(host, 3)
     host.entries["last"] = {**host.entries["many"], "path": "/var/*.pem", "key": "/var/*.pem"}
     leaf = make_leaf(host.ca, "last", not_before=NOW - YEAR, not_after=NOW + HOUR)
     host.put("/var/last.pem", leaf.pem + leaf.key_pem, 0o600)
-    seen, lookup = inventory(host), ProvenanceLookup(host.config, str(host.root), host.state)
-    due, clock = DueCertificates(host.config).of(seen, NOW), mock.Mock()
-    collected = list[list[str]]()
+    lookup, clock = ProvenanceLookup(host.config, str(host.root), host.state), mock.Mock()
+    monkeypatch.setattr(certificate_origin, "time", clock)
+    collected = list[set[str]]()
+
+    def one_pass(seen: Inventory, now: datetime) -> None:
+        clock.monotonic.side_effect = [0.0, 0.0, *[1.0] * 20]
+        before = {*lookup._evidence.values()}
+        lookup.of_due(DueCertificates(host.config).of(seen, NOW), seen, now, within=0.5)
+        collected.append({each.seen.path for each in {*lookup._evidence.values()} - before})
+
     for number in range(4):
-        clock.monotonic.side_effect = [0.0, 0.0, 0.0, *[1.0] * 20]  # time for two in each pass
-        monkeypatch.setattr(certificate_origin, "time", clock)
-        before = {*lookup._evidence}
-        lookup.of_due(due, seen, NOW + number * host.config.resync, within=0.5)
-        collected.append(sorted(path for _, path in {*lookup._evidence} - before))
-    assert "/var/last.pem" in collected[0]
-    assert {path for paths in collected for path in paths} == {seen.path for seen in due}
+        for each in range(3):  # a new file with the same content
+            path = host.at(f"/srv/old-{each}.pem")
+            path.write_bytes(path.read_bytes() + b"\n")
+        one_pass(inventory(host), NOW + timedelta(seconds=number))
+    assert [paths & {"/var/last.pem"} for paths in collected[:2]] == [set(), {"/var/last.pem"}]
+    seen = inventory(host)
+    collected.clear()
+    for number in range(8):
+        one_pass(seen, NOW + (number + 1) * host.config.resync)
+    everything = {each.path for each in DueCertificates(host.config).of(seen, NOW)}
+    assert set().union(*collected[:4]) == set().union(*collected[4:]) == everything
 
 
 def test_a_renewal_of_another_file_counts_at_once(host: Host) -> None:
@@ -220,8 +231,8 @@ def test_a_renewal_of_another_file_counts_at_once(host: Host) -> None:
 
 
 def test_evidence_is_gathered_for_a_part_of_a_pass_and_used_again(host: Host) -> None:
-    """What is not looked up in time is left out. What was looked up is used again for the same observations, until the
-    next resync, and not for a file that has changed.
+    """What is not looked up in time is left out. What was looked up is used again for the same observations, but not
+    for a file that has changed. After the next resync, it is looked up again if there is time.
     """
     lookup, seen = ProvenanceLookup(host.config, str(host.root), host.state), inventory(host)
     everything = {each.identity for each in seen.observations if not each.spec.authority}
@@ -229,10 +240,15 @@ def test_evidence_is_gathered_for_a_part_of_a_pass_and_used_again(host: Host) ->
     assert lookup.of_due(due, seen, NOW, within=0.0) == {}
     assert lookup.of_due(due, seen, NOW, within=3600.0).keys() == everything
     assert lookup.of_due(due, seen, NOW + timedelta(seconds=1), within=0.0).keys() == everything
-    assert lookup.of_due(due, seen, NOW + host.config.resync, within=0.0) == {}
-    lookup.of_due(due, seen, NOW, within=3600.0)
+    assert lookup.is_complete
+    before = {**lookup._evidence}
+    assert lookup.of_due(due, seen, NOW + host.config.resync, within=0.0).keys() == everything
+    assert lookup._evidence == before
+    assert lookup.of_due(due, seen, NOW + host.config.resync, within=3600.0).keys() == everything
+    assert not lookup._evidence.items() & before.items()
     again = inventory(host)
     assert lookup.of_due(DueCertificates(host.config).of(again, NOW), again, NOW, within=0.0) == {}
+    assert not lookup.is_complete
 
 
 def test_the_evidence_before_a_signature_adds_to_that_of_the_plan(host: Host) -> None:
@@ -244,7 +260,7 @@ def test_the_evidence_before_a_signature_adds_to_that_of_the_plan(host: Host) ->
     old, new = (each for name in ("old", "new") for each in seen.observations if each.path == f"/srv/{name}-0.pem")
     last = Attempt(NOW, sha256=new.certificates[0].sha256, common_name="app")
     renewals, lookup = Renewals({old.identity: last}), ProvenanceLookup(host.config, str(host.root), host.state)
-    plan = Provenance(beside={new.certificates[0]: contents_of(new.certificates[0])})
+    plan = Provenance(beside=PatternContents({new.certificates[0]: contents_of(new.certificates[0])}))
     for recorded in (renewals, Renewals({new.identity: last})):
         assert lookup.of(old, "ca", None, recorded).lost
         found = lookup.of(old, "ca", plan, recorded)

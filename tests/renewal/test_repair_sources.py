@@ -20,7 +20,11 @@ from tests.test_renewal import ENTRIES, Host, kubeconfig
 SECOND = timedelta(seconds=1)
 
 
-def reads_of_damaged(host: Host, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def lookup_of(host: Host) -> SalvageLookup:
+    return SalvageLookup(host.config, str(host.root), host.state, policy_of(host.config))
+
+
+def reads_of_damaged(host: Host, monkeypatch: pytest.MonkeyPatch, lookup: SalvageLookup | None = None) -> list[str]:
     """Search for the repair sources of the damaged entries. Return the path of each read and of each archived pair."""
     paths, read = list[str](), NodeFiles.read
 
@@ -32,14 +36,12 @@ def reads_of_damaged(host: Host, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         paths.append("archive")
         return as_put_back(*arguments)  # type: ignore[arg-type]
 
-    config = host.config
-    seen = Store(config.certificates, str(host.root)).observe()
-    lookup = SalvageLookup(config, str(host.root), host.state, policy_of(config))
+    seen = Store(host.config.certificates, str(host.root)).observe()
     with monkeypatch.context() as patch:
         patch.setattr(NodeFiles, "read", counted)
         for module in (archive_generation_check, repair_sources):
             patch.setattr(module, "as_put_back", pair)
-        found = lookup.of_damaged(seen, NOW)
+        found = (lookup or lookup_of(host)).of_damaged(seen, NOW)
     assert found
     return paths
 
@@ -67,6 +69,8 @@ def test_each_kubeconfig_is_read_once_for_its_server(tmp_path: Path, monkeypatch
         path = f"/etc/kubernetes/{number}.conf"
         host.entries[f"{number}.conf"] = {**ENTRIES["admin.conf"], "path": path}
         host.put(path, kubeconfig(host.ca, make_leaf(host.ca)) if number % 2 else b"broken", 0o600)
-    paths = reads_of_damaged(host, monkeypatch)
+    lookup = lookup_of(host)
+    paths = reads_of_damaged(host, monkeypatch, lookup)
+    assert reads_of_damaged(host, monkeypatch, lookup) == paths  # another search reads the files again
     intact = ["/etc/kubernetes/admin.conf", *(f"/etc/kubernetes/{number}.conf" for number in (1, 3, 5))]
     assert max(map(paths.count, intact)) == 1

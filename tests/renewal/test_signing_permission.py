@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from certmond.files.catalog_observer import Store
-from certmond.pki.assessment.assess import assess
+from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.planning.steps import Plan
 from tests.builders import DAY, NOW, YEAR, make_leaf
 from tests.test_renewal import Host
@@ -50,9 +51,7 @@ def test_a_certificate_with_other_contents_is_not_renewed_afterwards(host: Host)
     put(host, "b", names=["DNS:app", "DNS:other"])
     first, second = host.start_once()
     assert (first.result, second.result) == ("done", "failed")
-    fact = (
-        "the entry does not specify the subject alternative name other; the later certificate that certmond installed"
-    )
+    fact = "the entry does not specify the subject alternative name other; a later certificate"
     assert fact in second.message
     host.now += DAY / 2
     (held,) = host.plan().held
@@ -119,6 +118,7 @@ def test_the_daemon_compares_a_pattern_of_another_user_before_a_renewal(
     made = enforcer.plan(enforcer.assess(seen, host.now, around), around=around)
     assert made.steps == ()
     assert {held.because.partition(" with ")[0] for held in made.held} == {"certmond has not compared the certificate"}
+    assert made.changes_at == host.now + timedelta(seconds=1)  # the next pass continues
     monkeypatch.setattr("certmond.daemon.enforcer._EVIDENCE", 3600.0)
     around = enforcer.surroundings(enforcer.store, seen)
     made = enforcer.plan(enforcer.assess(seen, host.now, around), around=around)
@@ -126,17 +126,56 @@ def test_the_daemon_compares_a_pattern_of_another_user_before_a_renewal(
     assert all("lacks these contents" in held.because for held in made.held)
 
 
-def test_a_pattern_of_root_alone_needs_no_comparison(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_of_a_plan_renew_all_files(host: Host) -> None:
+    """The daemon scans the node between two slices of a plan, and keeps the verdicts on unchanged files. Its renewals
+    in former slices are not lost certificates.
+    """
+    for name in "abcd":
+        leaf = make_leaf(host.ca, "app", not_before=NOW - YEAR, not_after=NOW + DAY, names=["DNS:app"])
+        host.put(f"/srv/{name}.pem", leaf.pem + leaf.key_pem, 0o600)
+        os.chown(host.at(f"/srv/{name}.pem"), ALICE, ALICE)
+    os.chown(host.at("/srv"), ALICE, ALICE)
+    enforcer, results = host.enforcer(), list[str]()
+    assessment: Assessment | None = None
+    for _ in range(5):
+        seen = enforcer.store.observe()
+        around = enforcer.surroundings(enforcer.store, seen)
+        assessment = enforcer.assess(seen, host.now, around, assessment)
+        plan = enforcer.plan(assessment, around=around)
+        results += [outcome.result for outcome in enforcer.executor.execute(replace(plan, steps=plan.steps[:1]))]
+    assert results == ["done"] * 4
+
+
+def test_evidence_of_a_directory_that_root_gave_away_is_not_enough(host: Host) -> None:
+    """The plan compared with no other file, because only root could write the file at the time of the plan."""
+    put(host, "a", names=["DNS:app", "DNS:other"])
+    for path in ("/srv", "/srv/a.pem"):
+        os.chown(host.at(path), 0, 0)
+    enforcer = host.enforcer()
+    plan = enforcer.plan(host.look())
+    for path in ("/srv", "/srv/a.pem"):
+        os.chown(host.at(path), ALICE, ALICE)
+    (outcome,) = enforcer.executor.execute(plan)
+    assert outcome.result == "failed"
+    assert "the certificate is older than the certificate that certmond installed" in outcome.message
+
+
+def test_a_pattern_of_root_alone_and_a_single_file_need_no_comparison(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without the evidence of a pass, the executor collects the evidence about the file itself."""
     host.entries = {"many": {"path": "/srv/*.pem", "key": "/srv/*.pem"}}
+    host.entries["one"] = {"path": "/one.pem", "key": "/one.pem", "owner": str(ALICE)}
     leaf = make_leaf(host.ca, "app", not_before=NOW - YEAR, not_after=NOW + DAY)
-    host.put("/srv/a.pem", leaf.pem + leaf.key_pem, 0o600)
+    for path in ("/srv/a.pem", "/one.pem"):
+        host.put(path, leaf.pem + leaf.key_pem, 0o600)
+    os.chown(host.at("/one.pem"), ALICE, ALICE)
     monkeypatch.setattr("certmond.daemon.enforcer._EVIDENCE", 0.0)
     enforcer = host.enforcer()
     seen = enforcer.store.observe()
     around = enforcer.surroundings(enforcer.store, seen)
-    (done,) = enforcer.executor.execute(enforcer.plan(enforcer.assess(seen, host.now, around), around=around))
-    assert done.result == "done"
+    outcomes = enforcer.executor.execute(enforcer.plan(enforcer.assess(seen, host.now, around), around=around))
+    assert [outcome.result for outcome in outcomes] == ["done", "done"]
 
 
 def plan_without_evidence(host: Host) -> Plan:

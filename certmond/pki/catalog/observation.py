@@ -161,6 +161,23 @@ class Observation:
         return self.certificate_file or self.path, key
 
 
+class PatternContents(dict[Certificate, Hashable | None]):
+    """The first certificate of each file of a pattern, with its contents, or None if no CA of the entry has issued it.
+
+    An equal value of the contents means that a renewal treats both certificates alike. An object is equal only to
+    itself, because a pattern can have thousands of files.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:  # type: ignore[override]  # a dict has no hash
+        return id(self)
+
+
+NO_FILES = PatternContents()
+
+
 @immutable
 class Provenance:
     """Evidence on this node for the origin of one certificate."""
@@ -175,8 +192,8 @@ class Provenance:
     later: tuple[Certificate, ...] = ()  # later certificates in the archive of the same file
     intermediates: tuple[Certificate, ...] = ()  # intermediate CAs in the archive of the same file
     later_elsewhere: tuple[Certificate, ...] = ()  # later certificates of a CA in other files of the same pattern
-    # The files of the same pattern, as `planning.installed_successors` describes them.
-    beside: Mapping[Certificate, Hashable | None] = field(default_factory=dict, compare=False)
+    more_later: bool = False  # the other files have more later certificates with different contents
+    beside: PatternContents = NO_FILES  # the files of the same pattern with the same common name
     lost: bool = False  # the last of the later certificates is unknown
 
 

@@ -14,7 +14,7 @@ from itertools import chain, takewhile
 
 from certmond.immutable_class import immutable
 from certmond.pki.assessment.renewal_attempt import Attempt
-from certmond.pki.catalog.observation import Observation
+from certmond.pki.catalog.observation import Observation, PatternContents
 from certmond.pki.findings import printable
 from certmond.pki.planning.steps import Identity
 from certmond.pki.x509.certificate import Certificate
@@ -27,13 +27,6 @@ def holder_of(certificate: Certificate) -> str | None:
     """
     return None if certificate.common_name is None else printable(certificate.common_name)
 
-
-Files = Mapping[Certificate, Hashable | None]
-"""The first certificate of each file of a pattern, with its contents, or None if no CA of the entry has issued it.
-
-An equal value of the contents means that a renewal treats both certificates alike.
-"""
-NO_FILES: Files = {}
 
 _MAX_CONTENTS = 20
 """Number of later certificates with different contents that the search returns."""
@@ -54,7 +47,7 @@ class Renewals:
                 found[name, attempt.common_name].append(attempt)
         return found
 
-    def holder(self, seen: Observation, files: Files) -> Holder:
+    def holder(self, seen: Observation, files: PatternContents) -> Holder:
         """Return the record of the common name of a certificate in a file of a pattern.
 
         `files` contains the files with this common name. For the same objects, the result is the same object.
@@ -73,7 +66,7 @@ class Holder:
     of files and renewals.
     """
 
-    def __init__(self, attempts: Iterable[Attempt], files: Files) -> None:
+    def __init__(self, attempts: Iterable[Attempt], files: PatternContents) -> None:
         self.files = files
         self._installed = _last_of_each(attempts)
         self._in_files = {certificate.sha256: certificate for certificate in files}
@@ -159,13 +152,14 @@ class LaterCertificates:
     """The certificates that are later than a present certificate.
 
     `archived` are the certificates in the archive of the same file, and `elsewhere` those in other files of the
-    pattern. `lost` is True if a later certificate exists neither in the archive nor in a file, or if the other files
-    have more later certificates with different contents than `elsewhere` contains.
+    pattern. `lost` is True if a later certificate exists neither in the archive nor in a file. `more` is True if the
+    other files have more later certificates with different contents.
     """
 
     archived: tuple[Certificate, ...] = ()
     elsewhere: tuple[Certificate, ...] = ()
     lost: bool = False
+    more: bool = False
 
 
 def later_certificates(
@@ -192,12 +186,12 @@ def later_certificates(
         or each.sha256 == last
         or (others and others.is_later(each.sha256, present))
     )
-    more = others is not None and others.misses_later(present, hashes)
+    lost, more = others is not None and others.misses_later(present, hashes), False
     if holder:
-        contents, has_more = holder.later(present)
-        elsewhere, more = (*contents.values(), *filter(None, [holder.in_file(last)])), more or has_more
-    lost = last is not None and last not in hashes and not (holder and holder.in_file(last))
-    return LaterCertificates(later, tuple(dict.fromkeys(elsewhere)), lost or more)
+        contents, more = holder.later(present)
+        elsewhere = (*contents.values(), *filter(None, [holder.in_file(last)]))
+    lost = lost or (last is not None and last not in hashes and not (holder and holder.in_file(last)))
+    return LaterCertificates(later, tuple(dict.fromkeys(elsewhere)), lost, more)
 
 
 def is_older(present: Certificate, attempt: Attempt) -> bool:

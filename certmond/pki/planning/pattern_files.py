@@ -5,48 +5,56 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 
-from certmond.pki.catalog.observation import Inventory, Observation
-from certmond.pki.planning.installed_successors import NO_FILES, Files
-from certmond.pki.signing.policy import contents_of, is_issued
+from certmond.pki.catalog.observation import NO_FILES, Inventory, Observation, PatternContents
+from certmond.pki.signing.policy import contents_of, is_issued, issuing_cas
 from certmond.pki.x509.certificate import Certificate
 
 _Chain = tuple[Certificate, ...]
 _Holder = tuple[str, str | None]
 """The name of an entry, and a common name."""
-_Question = tuple[Certificate, _Chain, _Chain]
-"""A certificate, the intermediate CAs that certmond trusts, and the CAs of the entry."""
+_Issuers = tuple[_Chain, _Chain]
+"""The CAs of an entry, and the intermediate CAs that these have issued."""
 
 
 class PatternFiles:
     """Index of the files of patterns by common name.
 
-    A second index of the same files repeats no check of a signature. The index calls `alive` for each certificate,
-    because a user can write thousands of files with thousands of certificates.
+    A second index of the same files repeats no check of a signature. The index calls `alive` for each file, because a
+    user can write thousands of files.
     """
 
     def __init__(self, alive: Callable[[], None]) -> None:
         self._alive = alive
         self._inventory = Inventory(())
         self._chains: dict[_Holder, dict[_Chain, None]] | None = None
-        self._files: dict[_Holder, Files] = {}
-        self._before: dict[_Question, Hashable | None] = {}
-        self._answers: dict[_Question, Hashable | None] = {}
+        self._files: dict[_Holder, PatternContents] = {}
+        self._files_before: dict[_Holder, PatternContents] = {}
+        self._cas: dict[tuple[_Chain, _Chain], _Chain] = {}
+        self._cas_before: dict[tuple[_Chain, _Chain], _Chain] = {}
+        self._answers: dict[_Issuers, dict[Certificate, Hashable | None]] = {}
+        self._answers_before: dict[_Issuers, dict[Certificate, Hashable | None]] = {}
 
     def begin(self, inventory: Inventory) -> None:
         """Use the files of `inventory`. Drop the results of which the former inventory has used none."""
-        self._inventory, self._chains, self._files = inventory, None, {}
-        self._before, self._answers = self._answers, {}
+        self._inventory, self._chains = inventory, None
+        self._files_before, self._files = self._files, {}
+        self._cas_before, self._cas = self._cas, {}
+        self._answers_before, self._answers = self._answers, {}
 
-    def of(self, seen: Observation, issuers: _Chain) -> Files:
+    def of(self, seen: Observation, issuers: _Chain) -> PatternContents:
         """Return the files of the same pattern whose first certificate has the common name of the first one of `seen`.
 
-        `issuers` are the CAs of the entry. The result is the same object until the next call of `begin`.
+        `issuers` are the CAs of the entry. The result is the same object as for the former inventory, unless a file or
+        a CA has changed.
         """
         if not seen.spec.is_glob:
             return NO_FILES
         holder = seen.spec.name, seen.certificates[0].common_name
         if (found := self._files.get(holder)) is None:
-            found = self._files[holder] = self._examined(self._index().get(holder, {}), issuers)
+            found, before = self._examined(self._index().get(holder, {}), issuers), self._files_before.get(holder)
+            if before is not None and before.items() == found.items():
+                found = before
+            self._files[holder] = found
         return found
 
     def _index(self) -> dict[_Holder, dict[_Chain, None]]:
@@ -57,33 +65,23 @@ class PatternFiles:
                     self._chains[seen.spec.name, seen.certificates[0].common_name][seen.certificates] = None
         return self._chains
 
-    def _examined(self, chains: Iterable[_Chain], issuers: _Chain) -> Files:
-        others = dict.fromkeys(each for certificates in chains for each in certificates[1:])
+    def _examined(self, chains: Iterable[_Chain], issuers: _Chain) -> PatternContents:
         # The owner of a file can remove an intermediate CA, or add a thousand certificates with the name of the CA.
         # Therefore, each certificate is compared with the CAs of all files that a CA of the entry has issued.
-        intermediates = self._issued(others, issuers)
-        found = dict[Certificate, Hashable | None]()
-        for certificates in chains:
-            if certificates[0] not in found:
-                found[certificates[0]] = self._contents(certificates[0], intermediates, issuers)
-        return found
+        others = tuple(dict.fromkeys(each for certificates in chains for each in certificates[1:]))
+        if (cas := self._cas_before.get((others, issuers))) is None:
+            cas = issuing_cas(self._reported(others), issuers)
+        self._cas[others, issuers] = cas
+        known, answers = self._answers_before.get((issuers, cas), {}), self._answers.setdefault((issuers, cas), {})
+        for each in dict.fromkeys(certificates[0] for certificates in chains):
+            if each in known:
+                answers[each] = known[each]
+            elif each not in answers:
+                self._alive()
+                answers[each] = contents_of(each) if is_issued(each, cas, issuers) else None
+        return PatternContents((certificates[0], answers[certificates[0]]) for certificates in chains)
 
-    def _issued(self, candidates: Iterable[Certificate], issuers: _Chain) -> _Chain:
-        """Return the certificates in `candidates` that a CA in `issuers` has issued, directly or through others."""
-        found, names = _Chain(), {each.subject_der for each in issuers}
-        while names:
-            named = [each for each in candidates if each.issuer_der in names and each not in found]
-            new = tuple(each for each in named if self._contents(each, found, issuers) is not None)
-            found, names = (*found, *new), {each.subject_der for each in new}
-        return found
-
-    def _contents(self, certificate: Certificate, intermediates: _Chain, issuers: _Chain) -> Hashable | None:
-        """Return the contents of a certificate, or None if no CA has issued the certificate."""
-        question = certificate, intermediates, issuers
-        if question in self._before:
-            answer = self._before[question]
-        else:
+    def _reported(self, certificates: Iterable[Certificate]) -> Iterable[Certificate]:
+        for each in certificates:
             self._alive()
-            answer = contents_of(certificate) if is_issued(certificate, intermediates, issuers) else None
-        self._answers[question] = answer
-        return answer
+            yield each

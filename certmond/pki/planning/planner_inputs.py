@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from certmond.immutable_class import immutable
 from certmond.pki.catalog.entries import KeyAlgorithm
@@ -43,3 +43,4 @@ class Circumstances:
     replaced_ca: ReplacedCA = NO_REPLACED_CA
     # Certificates that certmond must first compare with the other files of a pattern, because a user can write these.
     uncompared: frozenset[Identity] = frozenset()
+    compared_at: datetime | None = None  # the time of the next comparison, or None if it has no known time

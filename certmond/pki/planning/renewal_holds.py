@@ -64,7 +64,9 @@ def delay(
         return Delay(doubted)
     if status.seen.identity in circumstances.uncompared:
         fact = "certmond has not compared the certificate with the other files of the pattern and with its archive yet"
-        return Delay(Held(name, path, f"{fact}; if this hold remains, run: certmond archive list"))
+        if until := circumstances.compared_at:
+            return Delay(Held(name, path, fact, until), (until,))
+        return Delay(Held(name, path, f"{fact}; if the archive is unreadable, certmond archive list names the file"))
     refused = replaced_ca.is_refused(spec, cause)
     # The service would also fail with a new certificate. For Cause.ROTATION, the rotation planner has checked this.
     if status.presence.failures and cause not in {Cause.ROTATION, Cause.DAMAGED}:

@@ -6,7 +6,7 @@ certificate must come from the entry, or from a predecessor that a CA of this no
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -117,8 +117,12 @@ def basis(
         )
     if provenance.lost:
         reasons.append("the certificate is older than the certificate that certmond installed")
-    intermediates = (*chain, *provenance.intermediates)  # the owner of the file can remove a certificate from `chain`
-    later = tuple(each for each in provenance.later if is_issued(each, intermediates, known))
+    if provenance.more_later:
+        reasons.append("the pattern contains many later certificates with different contents")
+    later = provenance.later
+    if later:  # the owner of the file can remove a CA from `chain`, or add a hundred certificates with its name
+        intermediates = issuing_cas((*chain, *provenance.intermediates), known)
+        later = tuple(each for each in later if is_issued(each, intermediates, known))
     return Basis(None if reasons else certificate, tuple(reasons), (*later, *provenance.later_elsewhere))
 
 
@@ -159,6 +163,20 @@ def contents_of(certificate: Certificate) -> Hashable:
     return subject, certificate.usages, certificate.extended_usages, names, certificate.key.algorithm
 
 
+def issuing_cas(candidates: Iterable[Certificate], issuers: Sequence[Certificate]) -> tuple[Certificate, ...]:
+    """Return the certificates in `candidates` that a CA in `issuers` has issued, directly or through others.
+
+    A certificate with the name of a CA costs one check of a signature.
+    """
+    others, found = tuple(dict.fromkeys(candidates)), tuple[Certificate, ...]()
+    names = {each.subject_der for each in issuers}
+    while names:
+        named = (each for each in others if each.issuer_der in names and each not in found and each not in issuers)
+        new = tuple(each for each in named if not each.refused and find_paths(each, issuers, found, frozenset()).paths)
+        found, names = (*found, *new), {each.subject_der for each in new}
+    return found
+
+
 def successor_denial(
     certificate: Certificate, spec: CertificateSpec, facts: Mapping[str, str], basis: Basis, now: datetime
 ) -> Denial | None:
@@ -180,7 +198,7 @@ def grant(template: Template, fixed: Fixed, basis: Basis) -> Grant | Denial:
         return Denial((*problems, *basis.reasons))
     for each in basis.later:
         if uncovered := list(_uncovered(_as_of_its_key(template, each), fixed, each)):
-            fact = f"the later certificate that certmond installed (serial {each.serial_hex}) lacks these contents"
+            fact = f"a later certificate (serial {each.serial_hex}) lacks these contents"
             return Denial((*uncovered, fact))
     return Grant(template)
 

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.catalog.entries import CertificateSpec
-from certmond.pki.catalog.observation import Observation
+from certmond.pki.catalog.observation import NO_FILES, Observation, PatternContents
 from certmond.pki.catalog.validator import validated
 from certmond.pki.planning.installed_successors import (
-    NO_FILES,
     Holder,
     LaterCertificates,
     Renewals,
@@ -94,7 +93,10 @@ def test_the_last_certificate_of_a_file_is_not_lost_if_another_file_contains_it(
     """The record of certmond proves its origin, also if the CA that issued the certificate is no longer known."""
     present = seen("/srv/b.pem", PRESENT)
     renewals = Renewals({present.identity: replace(ATTEMPT, common_name="former name")})
-    holder, own = renewals.holder(present, {RENEWED.facts: contents}), renewals.attempts[present.identity]
+    holder, own = (
+        renewals.holder(present, PatternContents({RENEWED.facts: contents})),
+        renewals.attempts[present.identity],
+    )
     found = later_certificates(present, [], own, holder, owner_writes=True)
     assert found == LaterCertificates((), (RENEWED.facts,))
     assert later_certificates(present, [], own, owner_writes=True).lost
@@ -104,7 +106,7 @@ def test_a_certificate_of_an_unknown_ca_in_another_file_is_not_missing() -> None
     """The operator can have replaced the CA. The certificate counts as later only if a CA of the entry issued it."""
     present = seen("/srv/b.pem", PRESENT)
     for contents, elsewhere in ((None, ()), ("contents", (RENEWED.facts,))):
-        holder = Renewals({("many", "/srv/a.pem"): ATTEMPT}).holder(present, {RENEWED.facts: contents})
+        holder = Renewals({("many", "/srv/a.pem"): ATTEMPT}).holder(present, PatternContents({RENEWED.facts: contents}))
         found = later_certificates(present, [], None, holder, owner_writes=True)
         assert found == LaterCertificates((), elsewhere)
 
@@ -112,26 +114,26 @@ def test_a_certificate_of_an_unknown_ca_in_another_file_is_not_missing() -> None
 def test_a_restored_certificate_hides_no_later_one() -> None:
     """Certmond restored the present certificate last. A certificate that certmond installed before is later."""
     restored = Attempt(NOW, sha256=PRESENT.facts.sha256, common_name="app")
-    files = {PRESENT.facts: "present", RENEWED.facts: "renewed"}
+    files = PatternContents({PRESENT.facts: "present", RENEWED.facts: "renewed"})
     found, _ = Holder([ATTEMPT, restored], files).later(PRESENT.facts)
     assert found == {"renewed": RENEWED.facts}
 
 
-def test_more_different_contents_than_the_limit_count_as_lost() -> None:
+def test_more_different_contents_than_the_limit_are_reported() -> None:
     """A plan of many files with different contents must not compare each with all others."""
     present, number = seen("/srv/b.pem", PRESENT), 20
     files = {
         replace(RENEWED.facts, der=bytes([each]), not_after=PRESENT.facts.not_after + DAY): each
         for each in range(number + 1)
     }
-    for some, lost in ((dict(list(files.items())[:number]), False), (files, True)):
-        found = later_certificates(present, [], None, Holder([], some), owner_writes=True)
-        assert (len(found.elsewhere), found.lost) == (number, lost)
+    for some, more in ((dict(list(files.items())[:number]), False), (files, True)):
+        found = later_certificates(present, [], None, Holder([], PatternContents(some)), owner_writes=True)
+        assert (len(found.elsewhere), found.lost, found.more) == (number, False, more)
 
 
 def test_the_record_of_a_common_name_is_made_once() -> None:
     """As long as the files are the same object."""
-    renewals, files = Renewals({("many", "/srv/a.pem"): ATTEMPT}), {RENEWED.facts: "contents"}
+    renewals, files = Renewals({("many", "/srv/a.pem"): ATTEMPT}), PatternContents({RENEWED.facts: "contents"})
     one, other = seen("/srv/b.pem", PRESENT), seen("/srv/c.pem", make_leaf(CA, "app"))
     assert renewals.holder(one, files) is renewals.holder(other, files)
     assert renewals.holder(one, files) is not renewals.holder(one, NO_FILES)
@@ -147,9 +149,9 @@ def test_a_missing_certificate_is_later_by_its_time_or_by_its_end() -> None:
         (Attempt(NOW, sha256="b" * 64), True),
     ):
         for order in ([short, attempt], [attempt, short]):
-            assert Holder(order, {}).misses_later(PRESENT.facts, ()) == is_later
+            assert Holder(order, NO_FILES).misses_later(PRESENT.facts, ()) == is_later
             undated = [replace(each, ends_at=None, at=each.at + DAY / 2) for each in order]
-            assert Holder([*order, *undated], {}).misses_later(PRESENT.facts, ()) == is_later
+            assert Holder([*order, *undated], NO_FILES).misses_later(PRESENT.facts, ()) == is_later
 
 
 POOL = [
@@ -179,7 +181,7 @@ def test_one_certificate_stands_for_all_with_equal_contents(
         Attempt(NOW + day * DAY, sha256=each.sha256, ends_at=each.not_after if dated else None)
         for each, day, dated in installed
     ]
-    files = {each: contents_of(each) if is_issued else None for each, is_issued in issued.items()}
+    files = PatternContents({each: contents_of(each) if is_issued else None for each, is_issued in issued.items()})
     holder = Holder(attempts, files)
     followed = {each.sha256 for each in attempts if is_older(present, each)}
     is_later = {each for each in files if each.not_after > present.not_after or each.sha256 in followed}

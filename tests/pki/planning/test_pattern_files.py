@@ -8,9 +8,8 @@ from unittest import mock
 import pytest
 
 from certmond.pki.catalog.entries import CertificateSpec
-from certmond.pki.catalog.observation import Inventory, Observation
+from certmond.pki.catalog.observation import NO_FILES, Inventory, Observation, PatternContents
 from certmond.pki.catalog.validator import validated
-from certmond.pki.planning.installed_successors import NO_FILES
 from certmond.pki.planning.pattern_files import PatternFiles
 from certmond.pki.signing import policy
 from certmond.pki.signing.policy import contents_of
@@ -40,7 +39,7 @@ def test_the_files_are_those_with_the_common_name_in_the_pattern() -> None:
     app, also, other = make_leaf(CA, "app"), make_leaf(CA, "app", names=["DNS:app"]), make_leaf(CA, "other")
     first = seen("/srv/a.pem", app)
     found = index(first, seen("/srv/b.pem", also), seen("/srv/c.pem", other), seen("/srv/d.pem", app, CA))
-    assert found.of(first, ISSUERS) == {each.facts: contents_of(each.facts) for each in (app, also)}
+    assert {**found.of(first, ISSUERS)} == {each.facts: contents_of(each.facts) for each in (app, also)}
     assert found.of(first, ISSUERS) is found.of(seen("/srv/b.pem", also), ISSUERS)
     assert found.of(seen("/srv/one.pem", app, spec=ONE), ISSUERS) is NO_FILES
 
@@ -48,18 +47,31 @@ def test_the_files_are_those_with_the_common_name_in_the_pattern() -> None:
 def test_a_certificate_that_no_ca_of_the_entry_has_issued_has_no_contents() -> None:
     """The file is in the result, because certmond can have installed its certificate before the CA was replaced."""
     forged = make_leaf(OTHER, "app")
-    assert index(seen("/srv/a.pem", forged)).of(seen("/srv/a.pem", forged), ISSUERS) == {forged.facts: None}
+    assert (
+        index(seen("/srv/a.pem", forged)).of(seen("/srv/a.pem", forged), ISSUERS).items()
+        == {forged.facts: None}.items()
+    )
 
 
 def test_an_intermediate_ca_can_be_in_any_file() -> None:
     """The owner of a file can remove it there. The CA of the entry must have issued it, directly or through others."""
     below, false = make_leaf(BELOW, "app"), make_leaf(make_intermediate(OTHER, "sub"), "app")
     alone, chains = seen("/srv/a.pem", below), (make_leaf(CA, "app"), BELOW, SUB)
-    assert index(alone).of(alone, ISSUERS) == {below.facts: None}
+    assert index(alone).of(alone, ISSUERS)[below.facts] is None
     assert index(alone, seen("/srv/b.pem", *chains)).of(alone, ISSUERS)[below.facts] == contents_of(below.facts)
     unknown = make_intermediate(OTHER, "sub")
     found = index(seen("/srv/c.pem", false, unknown), seen("/srv/b.pem", *chains)).of(alone, ISSUERS)
     assert found[false.facts] is None
+
+
+@pytest.mark.parametrize("usages", [None, ["client auth", "server auth"]])
+def test_the_usages_of_a_ca_limit_leaves_and_not_the_cas_below(usages: list[str] | None) -> None:
+    """A policy CA with an extended key usage can issue a CA without one, or with others (RFC 5280, 4.2.1.12)."""
+    upper = make_intermediate(CA, "policy", extended_usages=["client auth"])
+    lower = make_intermediate(upper, "issuing", extended_usages=usages)
+    later = make_leaf(lower, "app")
+    file = seen("/srv/a.pem", later, lower, upper)
+    assert index(file).of(file, ISSUERS)[later.facts] == contents_of(later.facts)
 
 
 def searches(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
@@ -79,13 +91,16 @@ def test_certificates_with_the_name_of_a_ca_cost_one_search_each(monkeypatch: py
     made = PatternFiles(lambda: calls.append(None))
     made.begin(Inventory(tuple(files)))
     made.of(files[0], ISSUERS)
-    assert counted.call_count == len(calls) == len(junk) + len(files)
+    assert counted.call_count == len(junk) + len(files)
+    assert len(calls) == len(junk) + len(others) + len(files)
     assert all(len(call.args[2]) == 0 for call in counted.call_args_list)
 
 
 def test_an_unchanged_file_costs_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next pass searches only for new certificates, or if the CAs of the entry have changed."""
-    counted = searches(monkeypatch)
+    """The next pass searches only for new certificates, or if the CAs of the entry have changed. Without a change, the
+    result is the same object, so that no verdict is repeated. A result that one pass does not use is dropped.
+    """
+    counted, before = searches(monkeypatch), PatternContents()
     files = tuple(seen(f"/srv/{number}.pem", make_leaf(CA, "app"), SUB) for number in range(5))
     made = PatternFiles(lambda: None)
     for inventory, issuers, number in (
@@ -94,8 +109,14 @@ def test_an_unchanged_file_costs_no_search(monkeypatch: pytest.MonkeyPatch) -> N
     ):  # fmt: skip
         counted.reset_mock()
         made.begin(Inventory(inventory))
-        made.of(files[0], issuers)
-        assert counted.call_count == number
+        found = made.of(files[0], issuers)
+        assert (counted.call_count, found is before) == (number, number == 0)
+        before = found
+    for _ in range(2):
+        made.begin(Inventory(files))
+    counted.reset_mock()
+    made.of(files[0], ISSUERS)
+    assert counted.call_count == 6
 
 
 def test_contents_that_cannot_be_parsed_are_a_group_of_one() -> None:

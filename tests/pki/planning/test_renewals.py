@@ -179,7 +179,9 @@ def test_a_certificate_that_is_not_compared_with_its_pattern_yet_waits() -> None
     assert made.steps == ()
     (held,) = made.held
     assert held.because.startswith("certmond has not compared the certificate with the other files of the pattern")
-    assert held.because.endswith("certmond archive list")
+    assert held.because.endswith("if the archive is unreadable, certmond archive list names the file")
+    soon = replace(waiting, circumstances=replace(waiting.circumstances, compared_at=NOW + SECOND)).plan(NOW)
+    assert (soon.held[0].until, soon.changes_at) == (NOW + SECOND, NOW + SECOND)
     assert len(waiting.plan(NOW, name).steps) == len(due.plan(NOW).steps) == 1
 
 

@@ -202,10 +202,7 @@ def test_an_older_certificate_does_not_bring_back_what_a_later_one_had_not() -> 
         make_leaf(ROOT, "app", usages=["digital signature", "content commitment"], **OLD),
     ):
         said = denied(decided(old, entry(), basis_of(old, later=(later.facts,))))
-        assert (
-            f"the later certificate that certmond installed (serial {later.facts.serial_hex}) lacks these contents"
-            in said
-        )
+        assert f"a later certificate (serial {later.facts.serial_hex}) lacks these contents" in said
     same = make_leaf(ROOT, "app", **OLD)
     granted(decided(same, entry(), basis_of(same, later=(later.facts,))))
 
@@ -215,6 +212,24 @@ def test_a_later_certificate_in_another_file_counts_whatever_the_chain_of_this_f
     later = make_leaf(make_intermediate(ROOT), "app", not_after=NOW + YEAR)
     old = make_leaf(ROOT, "app", names=["DNS:app"], **OLD)
     assert "lacks these contents" in denied(decided(old, entry(), basis_of(old, later_elsewhere=(later.facts,))))
+
+
+def test_false_cas_in_the_chain_hide_no_later_certificate() -> None:
+    """The owner of a file can add certificates with the name of the CA that issued the later certificate."""
+    sub = make_intermediate(ROOT, "sub")
+    later, old = make_leaf(sub, "app", not_after=NOW + YEAR), make_leaf(ROOT, "app", names=["DNS:app"], **OLD)
+    false = [make_intermediate(TWIN, "sub", subject_key_id=sub.subject_key_id) for _ in range(101)]
+    derived = basis_of(old, *false, sub, later=(later.facts,))
+    assert derived.later == (later.facts,)
+    assert derived == basis_of(old, *false, later=(later.facts,), intermediates=(sub.facts,))
+
+
+def test_many_later_certificates_grant_only_what_the_entry_fixes() -> None:
+    """The reason is in the message."""
+    old = make_leaf(ROOT, "app", **OLD)
+    derived = basis_of(old, more_later=True)
+    assert "many later certificates with different contents" in denied(decided(old, entry(), derived))
+    granted(decided(old, entry(subject="CN=app", usages="client auth"), derived))
 
 
 def test_certificates_with_equal_contents_permit_the_same() -> None:
