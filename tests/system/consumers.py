@@ -240,6 +240,12 @@ class Consumers:
             if line.get("target") == target and line.get("step") == step and datetime.fromisoformat(line["at"]) > since
         ]
 
+    def is_archived(self, name: str) -> bool:
+        """Return whether a generation of the archive contains the certificate file."""
+        content = self._path(f"{name}.crt").read_bytes()
+        archive = self.machine.path(f"/var/lib/certmond/archive/{name}")
+        return any(file.is_file() and file.read_bytes() == content for file in archive.glob("*/*"))
+
     def history(self) -> str:
         """Return the last lines of audit.log and the generations of the archive, for the message of a failed test."""
         audit = self.machine.path("/var/lib/certmond/audit.log").read_text().splitlines()[-30:]

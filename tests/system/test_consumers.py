@@ -35,12 +35,15 @@ def booted_consumers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consu
 
 @pytest.fixture
 def consumers(booted_consumers: Consumers) -> Consumers:
-    """All of them run, on the certificates that are on disk, and the daemon has nothing to do."""
+    """All of them run, on the certificates that are on disk, and the daemon has nothing to do. The archive contains the
+    files of the service that refuses new files, because a rollback restores the last archived ones.
+    """
     machine = booted_consumers.machine
     machine.systemctl("start", DAEMON, *UNITS.values())
     for name in UNITS:
         machine.until(partial(booted_consumers.is_served, name), f"{name} served")
     machine.until(lambda: not booted_consumers.metric('certmond_planned_steps{step="restart"}'), "nothing is planned")
+    machine.until(partial(booted_consumers.is_archived, "fussy"), "the files of fussy are archived")
     return booted_consumers
 
 
