@@ -114,8 +114,9 @@ def test_a_certificate_of_an_unknown_ca_in_another_file_is_not_missing() -> None
 def test_a_restored_certificate_hides_no_later_one() -> None:
     """Certmond restored the present certificate last. A certificate that certmond installed before is later."""
     restored = Attempt(NOW, sha256=PRESENT.facts.sha256, common_name="app")
+    failed = Attempt(NOW + DAY, failures=1, common_name="app")  # an attempt that installed no certificate
     files = PatternContents({PRESENT.facts: "present", RENEWED.facts: "renewed"})
-    found, _ = Holder([ATTEMPT, restored], files).later(PRESENT.facts)
+    found, _ = Holder([ATTEMPT, restored, failed], files).later(PRESENT.facts)
     assert found == {"renewed": RENEWED.facts}
 
 

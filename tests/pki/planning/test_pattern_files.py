@@ -119,6 +119,16 @@ def test_an_unchanged_file_costs_no_search(monkeypatch: pytest.MonkeyPatch) -> N
     assert counted.call_count == 6
 
 
+def test_a_certificate_in_the_files_of_two_entries_costs_one_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If both entries have the same CAs."""
+    counted, leaf = searches(monkeypatch), make_leaf(CA, "app")
+    also = validated(CertificateSpec, {"name": "also", "path": "/opt/*.pem", "key": "/opt/*.pem", "ca": "ca"})
+    files = seen("/srv/a.pem", leaf), seen("/opt/a.pem", leaf, spec=also)
+    made = index(*files)
+    assert [{**made.of(each, ISSUERS)} for each in files] == [{leaf.facts: contents_of(leaf.facts)}] * 2
+    assert counted.call_count == 1
+
+
 def test_contents_that_cannot_be_parsed_are_a_group_of_one() -> None:
     """A certificate that cryptography refuses is not issued, whatever its signature."""
     leaf = make_leaf(CA, "app", not_after=NOW + DAY)
