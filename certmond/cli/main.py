@@ -81,6 +81,7 @@ def cli(context: click.Context) -> None:
 @click.pass_context
 def run(context: click.Context, runtime_dir: Path, log: str) -> None:
     """Run the daemon: watch and assess the node, and in enforce mode renew certificates that are due."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))  # until the daemon has its handler of this signal
     gc.disable()  # loaded modules are never garbage; the daemon enables the collection after its first pass
     options = globals_of(context)
     load = options.start_loading()

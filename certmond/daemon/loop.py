@@ -108,6 +108,7 @@ class Daemon:
             signal.signal(signal.SIGTERM, self.stop)
             signal.signal(signal.SIGINT, self.stop)
             signal.signal(signal.SIGHUP, self.reload)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))  # a request during the start is pending
             try:
                 self._start()
                 while not self._stopping:

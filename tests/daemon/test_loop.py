@@ -389,6 +389,16 @@ def test_a_broken_configuration_is_refused_on_reload(node: Node, work: Path) -> 
 
 
 @pytest.mark.long
+@pytest.mark.real("strace")
+def test_a_request_during_the_start_is_a_reload(node: Node, work: Path) -> None:
+    """SIGHUP before the daemon has a handler does not end the process. The daemon reloads after its start."""
+    # Until the fork of the parser, the process has no handler.
+    before = (real_part("strace"), "-D", "-o", os.devnull, "-e", "inject=clone:signal=HUP:when=1")
+    with running(node.root, work, before=before) as daemon:
+        daemon.until(lambda: '"reloaded"' in daemon.log.read_text(), "the configuration is read again")
+
+
+@pytest.mark.long
 def test_it_stops_when_asked(node: Node, work: Path) -> None:
     """SIGTERM ends it with 0 and takes the heartbeat away; what it rendered last stays readable."""
     with running(node.root, work) as daemon:
