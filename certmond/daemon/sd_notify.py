@@ -6,6 +6,7 @@ import os
 import time
 from contextlib import suppress
 
+from certmond.errors import CertmondError
 from certmond.pki.findings import printable
 
 _MOST = 500  # characters of a status: `systemctl status` shows one line, and messages have a size limit
@@ -13,12 +14,19 @@ _EXTENSION = 60_000_000  # microseconds until the next notification of a long st
 
 
 class Notifier:
-    """Sender of notifications to systemd. If systemd did not start this process, the sender does nothing."""
+    """Sender of notifications to systemd. If systemd did not start this process, the sender does nothing.
+
+    Raises CertmondError if the environment contains a malformed interval of the watchdog (sd_watchdog_enabled(3)).
+    """
 
     def __init__(self) -> None:
         self._wanted, self._is_ready = "NOTIFY_SOCKET" in os.environ, False
         mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        self.watchdog = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6 if mine else 0.0
+        interval = os.environ.get("WATCHDOG_USEC", "0") if mine else "0"
+        if not (interval.isascii() and interval.isdigit()):
+            fact = f"WATCHDOG_USEC has the value {interval!r} in the environment, and not a number of microseconds"
+            raise CertmondError(f"{fact}; start certmond with systemctl, or unset this variable")
+        self.watchdog = int(interval) / 1e6
         """Maximum number of seconds between two calls of `alive`, or 0 if the watchdog of systemd is off."""
         self.stops = False
         """Whether this process stops, so that TimeoutStopSec= applies."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from certmond.daemon.sd_notify import Notifier
+from certmond.errors import CertmondError
 
 pytest.importorskip("systemd.daemon")
 
@@ -31,6 +32,16 @@ def test_a_name_cannot_add_a_notification(manager: socket.socket, tell: object) 
     tell(Notifier(), "1 critical (a\nWATCHDOG=trigger\nMAINPID=1\udcff: malformed)")
     reported = manager.recv(4096).decode().removeprefix("READY=1\n")
     assert reported == r"STATUS=1 critical (a\nWATCHDOG=trigger\nMAINPID=1\udcff: malformed)"
+
+
+@pytest.mark.parametrize("interval", ["abc", "", "-1", "1.5", "²"])
+def test_a_malformed_interval_of_the_watchdog_is_an_error(interval: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A malformed WATCHDOG_USEC is an error with the name of the variable. For another process, it has no effect."""
+    monkeypatch.setenv("WATCHDOG_USEC", interval)
+    with pytest.raises(CertmondError, match="WATCHDOG_USEC has the value"):
+        Notifier()
+    monkeypatch.setenv("WATCHDOG_PID", "1")
+    assert Notifier().watchdog == 0
 
 
 def test_a_long_status_is_truncated(manager: socket.socket) -> None:
