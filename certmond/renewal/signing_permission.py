@@ -73,7 +73,7 @@ class SigningPermissions:
         provenance = self._provenance.of(seen, step.authority, status.presence.provenance, self._renewals)
         known = status.presence.provenance
         if provenance.owner_writes and seen.spec.is_glob and not (known and known.owner_writes):
-            provenance = replace(provenance, lost=True)  # a later certificate can be in another file
+            provenance = replace(provenance, uncompared=True)  # a later certificate can be in another file
         if provenance.owner_writes:
             new = self._new.get((step.target, holder_of(old)), {}).values()
             provenance = replace(provenance, later_elsewhere=(*provenance.later_elsewhere, *new))

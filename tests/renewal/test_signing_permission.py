@@ -98,7 +98,7 @@ def test_without_the_evidence_of_a_plan_no_contents_of_the_file_are_signed(host:
     plan = plan_without_evidence(host)
     (outcome,) = host.enforcer().executor.execute(plan)
     assert outcome.result == "failed"
-    assert "the certificate is older than the certificate that certmond installed" in outcome.message
+    assert "the plan did not compare the certificate with the other files of the pattern" in outcome.message
 
 
 def test_the_daemon_compares_a_pattern_of_another_user_before_a_renewal(
@@ -157,7 +157,7 @@ def test_evidence_of_a_directory_that_root_gave_away_is_not_enough(host: Host) -
         os.chown(host.at(path), ALICE, ALICE)
     (outcome,) = enforcer.executor.execute(plan)
     assert outcome.result == "failed"
-    assert "the certificate is older than the certificate that certmond installed" in outcome.message
+    assert "the plan did not compare the certificate with the other files of the pattern" in outcome.message
 
 
 def test_a_pattern_of_root_alone_and_a_single_file_need_no_comparison(

@@ -195,6 +195,7 @@ class Provenance:
     more_later: bool = False  # the other files have more later certificates with different contents
     beside: PatternContents = NO_FILES  # the files of the same pattern with the same common name
     lost: bool = False  # the last of the later certificates is unknown
+    uncompared: bool = False  # `beside` does not contain the files of the pattern
 
 
 @immutable

@@ -117,6 +117,8 @@ def basis(
         )
     if provenance.lost:
         reasons.append("the certificate is older than the certificate that certmond installed")
+    if provenance.uncompared:
+        reasons.append("the plan did not compare the certificate with the other files of the pattern")
     if provenance.more_later:
         reasons.append("the pattern contains many later certificates with different contents")
     later = provenance.later

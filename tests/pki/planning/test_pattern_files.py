@@ -129,7 +129,7 @@ def test_a_certificate_in_the_files_of_two_entries_costs_one_search(monkeypatch:
     assert counted.call_count == 1
 
 
-def test_contents_that_cannot_be_parsed_are_a_group_of_one() -> None:
+def test_a_certificate_that_cryptography_cannot_parse_has_no_contents() -> None:
     """A certificate that cryptography refuses is not issued, whatever its signature."""
     leaf = make_leaf(CA, "app", not_after=NOW + DAY)
     refused = replace(seen("/srv/a.pem", leaf), certificates=(replace(leaf.facts, unread="odd"),))
