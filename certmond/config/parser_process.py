@@ -84,11 +84,12 @@ class ParserProcess:
     def _start(self) -> None:
         """Start the child process. Raises OSError if no process or descriptor is available."""
         self._pipe, result = os.pipe()
+        parent = os.getpid()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))  # fork() would print an interrupt
         try:
             self._pid = os.fork()
             if not self._pid:
-                self._run(result)
+                self._run(result, parent)
         except OSError:
             os.close(self._pipe)
             os.close(result)
@@ -97,9 +98,12 @@ class ParserProcess:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(result)
 
-    def _run(self, result: int) -> NoReturn:
+    def _run(self, result: int, parent: int) -> NoReturn:
         """Write the answer to the pipe, and exit. An interrupt ends only the process that reads the answer."""
         with suppress(BaseException), os.fdopen(result, "wb") as pipe:
+            from certmond.parent_process import end_with  # noqa: PLC0415 - only the child process needs it
+
+            end_with(parent)
             pipe.write(_answer(self._parse))
         os._exit(0)
 

@@ -6,7 +6,6 @@ item, this process processes the item again. Therefore, the worker affects only 
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import select
@@ -18,6 +17,8 @@ from io import FileIO
 from itertools import pairwise
 from typing import Any, NoReturn, TypeVar
 
+from certmond.parent_process import end_with
+
 MIN_ITEMS = 2_000
 """Minimum number of items for a fork. With fewer items, the fork takes more time than it saves."""
 
@@ -26,7 +27,6 @@ _MAX_PIECES = 4096  # a pipe contains one byte for each piece; the kernel permit
 _PIECE_TIMEOUT = 5.0  # seconds to wait for the result of a piece; a piece takes a few hundredths of a second
 _LENGTH_BYTES = 8  # bytes that encode the length of a result
 _PIPE_BYTES = 1 << 20  # size of the pipe for results; the kernel permits it to every user
-_PR_SET_PDEATHSIG = 1
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -175,16 +175,14 @@ def _run_worker(work: Callable[[], None], files: Iterable[FileIO], parent: int, 
                 signal.signal(each, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        # The kernel kills the worker when this process ends.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        end_with(parent)
         descriptors = sorted(file.fileno() for file in files)
         for below, above in pairwise((2, *descriptors, os.sysconf("SC_OPEN_MAX"))):
             os.closerange(below + 1, above)
         # The OOM killer prefers the worker.
         with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
             score.write("1000")
-        if os.getppid() == parent:  # otherwise the parent has already exited
-            work()
+        work()
     finally:
         os._exit(0)  # no traceback, which could quote a file; the parent repeats the piece and reports errors
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+
+from tests.deadline import DEADLINE
 
 ROOT = Path(__file__).parents[2]
 BEGIN = """
@@ -82,6 +85,24 @@ def test_a_process_that_ends_early_is_replaced(end: str) -> None:
         print(json.dumps(ParserProcess(parse).result().decode()))
     """
     assert printed(code) == "done"
+
+
+def test_the_child_process_ends_with_this_process() -> None:
+    """If a signal ends this process while the child process parses, the child process ends, too."""
+    code = """
+        process = ParserProcess(lambda: os.write(1, str(os.getpid()).encode()) and signal.pause())
+        signal.pause()
+    """
+    command = [sys.executable, "-c", BEGIN + textwrap.dedent(code)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout
+        child = os.pidfd_open(int(os.read(parent.stdout.fileno(), 64)))
+        try:
+            assert not select.select([child], [], [], 0)[0]
+            parent.kill()
+            assert select.select([child], [], [], DEADLINE)[0]
+        finally:
+            os.close(child)
 
 
 def test_another_exception_is_not_hidden() -> None:
