@@ -22,7 +22,8 @@ from certmond.pki.catalog.served_entries import ServedSpec, renewed_at_start
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewal_holds import day
 from certmond.pki.planning.renewal_obstacles import renewal_obstacle
-from certmond.pki.planning.renewals import plan, renewal_time
+from certmond.pki.planning.renewal_time import renewal_time
+from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.renewals_at_start import StartRenewal, start_renewals
 from certmond.pki.planning.steps import Derive, Held, Identity, Issue
 from certmond.pki.x509.certificate import Certificate

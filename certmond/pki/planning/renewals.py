@@ -6,11 +6,10 @@ due, and `controllers.executor` executes the plan.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
-from functools import cached_property, lru_cache
+from datetime import datetime
+from functools import cached_property
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.assessment.renewal_attempt import Attempt
@@ -23,13 +22,13 @@ from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewal_holds import CAUSE_TEXT, REPAIRS, day, delay, signer_and_end, unsettled_ca_hold
 from certmond.pki.planning.renewal_obstacles import authority_of, renewal_obstacle
 from certmond.pki.planning.renewal_quota import RENEWALS, RenewalQuota
+from certmond.pki.planning.renewal_time import renewal_time
 from certmond.pki.planning.repairs import Repairs, write_hold
 from certmond.pki.planning.steps import Cause, Derive, Held, Identity, Issue, Plan, Restore, Step
 from certmond.pki.signing.policy import Basis, Denial, fixed_by, grant
 from certmond.pki.signing.template import Terms, is_a, successor
 from certmond.pki.x509.certificate import Certificate
 
-_SPREAD_SHARE = 20  # nodes renew at most a twentieth of the lifetime before the certificate is due
 _FOR_A_LATER_END = frozenset({Cause.DUE, Cause.EXPIRED})
 
 
@@ -50,27 +49,6 @@ def plan(
     name of each CA to the anchor that must sign repaired certificates.
     """
     return _Planner(assessment, policy, past, circumstances, asked, reissue=reissue or {}, signing=signing or {}).plan()
-
-
-def renewal_time(status: CertificateStatus, policy: Policy, node: str) -> datetime | None:
-    """Return the time at which this node renews the certificate, or None if the dates are unknown.
-
-    A hash of the node's name selects a time before the renewal point. The time is at most `policy.spread`, and at most
-    a twentieth of the lifetime, before this point. For the certificate of the kubelet, the time is the renewal point.
-    """
-    certificate, due = status.certificate, status.renew_at
-    if certificate is None or due is None:
-        return None
-    if status.seen.spec.kind is Kind.KUBELET:
-        return due  # before this time, the kubelet renews its certificate itself
-    return due - _spread_offset(certificate.not_after - certificate.not_before, policy.spread, node)
-
-
-@lru_cache(maxsize=256)
-def _spread_offset(life: timedelta, spread: timedelta, node: str) -> timedelta:
-    """Return how long before the renewal point this node renews a certificate with the lifetime `life`."""
-    share = int.from_bytes(hashlib.sha256(node.encode()).digest()[:8]) / 2**64
-    return min(spread, life / _SPREAD_SHARE) * share
 
 
 class _Planner:

@@ -14,7 +14,7 @@ from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.planning.planner_inputs import Policy
 from certmond.pki.planning.renewal_holds import day
 from certmond.pki.planning.renewal_obstacles import authority_of, renewing_service, start_obstacle
-from certmond.pki.planning.renewals import renewal_time
+from certmond.pki.planning.renewal_time import renewal_time
 from certmond.pki.planning.steps import Held, Identity, Restart, Step
 
 _TOGETHER = timedelta(days=1)

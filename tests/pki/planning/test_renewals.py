@@ -24,7 +24,8 @@ from certmond.pki.findings import Fault, Reason
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewal_obstacles import renewal_obstacle
 from certmond.pki.planning.renewal_quota import RENEWALS
-from certmond.pki.planning.renewals import plan, renewal_time
+from certmond.pki.planning.renewal_time import renewal_time
+from certmond.pki.planning.renewals import plan
 from certmond.pki.planning.steps import Cause, Derive, Held, Identity, Issue, Plan, Restart
 from certmond.pki.services.restart_episode import Past, Result
 from certmond.pki.services.service_observation import Content, Survey, Use
