@@ -1,6 +1,6 @@
 """Simulation of the planner over time: future renewals and restarts, and problems that an operator must solve.
 
-For each instant, `renewals.plan` returns the steps. The simulation does not execute these steps.
+For each instant, `renewals` returns the steps. The simulation does not execute these steps.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from certmond.pki.assessment.self_signed_leaves import is_self_signed
 from certmond.pki.assessment.validity_rules import renewal_point
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.served_entries import ServedSpec, renewed_at_start
+from certmond.pki.planning.plan_parts import PlanParts
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewal_holds import day
 from certmond.pki.planning.renewal_obstacles import renewal_obstacle
+from certmond.pki.planning.renewal_quota import WINDOW
 from certmond.pki.planning.renewal_time import renewal_time
-from certmond.pki.planning.renewals import plan
-from certmond.pki.planning.renewals_at_start import StartRenewal, start_renewals
-from certmond.pki.planning.steps import Derive, Held, Identity, Issue
+from certmond.pki.planning.renewals import plan_with_times
+from certmond.pki.planning.renewals_at_start import StartRenewal, StartRenewals, start_renewals
+from certmond.pki.planning.steps import Derive, Identity, Issue, Plan
 from certmond.pki.x509.certificate import Certificate
 
 MAX_EVENTS = 5000
@@ -171,53 +173,68 @@ class _Simulation:
     def __init__(self, assessment: Assessment, policy: Policy, until: datetime, circumstances: Circumstances) -> None:
         self._assessment, self._policy, self._until = assessment, policy, until
         self._circumstances = replace(circumstances, hold=None, clock=None)
+        self._parts = PlanParts(assessment, circumstances.derived)
         self._past: dict[Identity, Attempt] = {}
+        self._recent: dict[Identity, Attempt] = {}  # the attempts that count for the hourly quota, in their order
         self._events: list[ForecastEvent] = []
         self._told: set[tuple[What, str, str]] = set()
 
     def run(self) -> Forecast:
-        since, first = self._assessment.taken_at, self._assessment
-        now = since
+        since = now = self._assessment.taken_at
         while now <= self._until and len(self._events) < MAX_EVENTS:
-            self._assessment = replace(self._assessment, taken_at=now)
-            made = plan(self._assessment, self._policy, self._past, self._circumstances)
-            starts = start_renewals(self._assessment, self._policy)
-            self._carry_out([step for step in made.steps if isinstance(step, Issue | Derive)], now)
+            due = self._parts.due(now)
+            made, times = self._plan(due)
+            starts = start_renewals(self._parts.of_services(now), self._policy)
+            self._carry_out([step for step in made.steps if isinstance(step, Issue | Derive)], due)
             self._circumstances = replace(self._circumstances, stale={})
-            for held in made.held:
-                self._tell_held(now, held, starts.barred)
+            self._tell_held(due, made, starts)
             for renewal in starts.by_service.values():
                 self._restart_for_renewal(renewal, now)
             if made.steps or starts.by_service:  # plan for this instant again, because a new one can be due
-                made = plan(self._assessment, self._policy, self._past, self._circumstances)
-                starts = start_renewals(self._assessment, self._policy)
-            instants = [at for at in (made.changes_at, starts.changes_at) if at]
+                due = self._parts.due(now)
+                made, times = self._plan(due)
+                starts = start_renewals(self._parts.of_services(now), self._policy)
+                self._tell_held(due, made, starts)
+            following = self._parts.schedule(times, (step.identity for step in made.steps if isinstance(step, Issue)))
+            instants = [at for at in (following, starts.changes_at) if at]
             if not instants:
                 break
             now = min(instants)
         complete = len(self._events) < MAX_EVENTS
         end = self._until if complete else now
-        fates = sorted(self._fates(first), key=lambda event: event.at)
+        fates = sorted(self._fates(self._assessment), key=lambda event: event.at)
         events = [event for event in (*self._events, *fates) if event.at <= end]
         return Forecast(since, self._until, tuple(sorted(events, key=lambda event: event.at)), complete)
 
-    def _carry_out(self, steps: list[Issue | Derive], now: datetime) -> None:
-        renewed = {}
+    def _plan(self, due: Assessment) -> tuple[Plan, dict[Identity, datetime]]:
+        while self._recent and next(iter(self._recent.values())).at <= due.taken_at - WINDOW:
+            del self._recent[next(iter(self._recent))]
+        own = {each: self._past[each] for status in due.statuses if (each := status.seen.identity) in self._past}
+        made, times = plan_with_times(due, self._policy, self._recent | own, self._circumstances)
+        for held in made.held:  # at its end, a held certificate has an event
+            status = due.status(held.target, held.path)
+            if status and status.certificate and (end := status.certificate.expires_at) > due.taken_at:
+                times[status.seen.identity] = min(end, times.get(status.seen.identity, end))
+        return made, times
+
+    def _carry_out(self, steps: list[Issue | Derive], due: Assessment) -> None:
+        renewed, now = dict[Identity, CertificateStatus](), due.taken_at
         for step in steps:
             if isinstance(step, Derive):
                 self._events.append(ForecastEvent(now, What.DERIVE, step.target, step.detail))
                 continue
-            self._tell_clamped(now, step)
+            self._tell_clamped(due, step)
             self._events.append(ForecastEvent(now, What.RENEW, step.target, self._detail(step)))
             # a damaged certificate has no dates to continue from
             renewed[step.identity] = self._renewed(step, step.old) if step.old else _after_repair(step.status)
             self._past[step.identity] = Attempt(now)
+            self._recent.pop(step.identity, None)
+            self._recent[step.identity] = self._past[step.identity]
         services = dict.fromkeys(service for step in steps for service in step.restarts)
         for service in services:
             why = ", ".join(step.target for step in steps if service in step.restarts)
             self._events.append(ForecastEvent(now, What.RESTART, service, f"has {why} in memory"))
-        statuses = tuple(renewed.get(status.seen.identity, status) for status in self._assessment.statuses)
-        self._assessment = replace(self._assessment, statuses=statuses)
+        self._parts.update(renewed)
 
     def _restart_for_renewal(self, renewal: StartRenewal, now: datetime) -> None:
         """Add the events of a restart in which the service issues its certificates again."""
@@ -233,8 +250,7 @@ class _Simulation:
             renewed[status.seen.identity] = replace(status, certificate=new, renew_at=due)
         names = ", ".join(status.seen.name for status in renewal.certificates)
         self._events.append(ForecastEvent(now, What.RESTART, renewal.service, f"issues {names} again"))
-        statuses = tuple(renewed.get(status.seen.identity, status) for status in self._assessment.statuses)
-        self._assessment = replace(self._assessment, statuses=statuses)
+        self._parts.update(renewed)
 
     def _renewed(self, step: Issue, old: Certificate) -> CertificateStatus:
         status, template = step.status, step.template
@@ -251,27 +267,32 @@ class _Simulation:
             return step.detail
         return "; ".join(part for part in step.detail.split("; ") if part not in step.template.changes)
 
-    def _tell_clamped(self, now: datetime, step: Issue) -> None:
+    def _tell_clamped(self, due: Assessment, step: Issue) -> None:
         end = step.template.not_after
-        for ca in self._assessment.trust_anchors:
+        for ca in due.trust_anchors:
             if ca.seen.name == step.authority and ca.certificate and ca.certificate.not_after == end:
                 fact = f"the CA ends on {end:%Y-%m-%d}, and the certificates that the CA signs now end on the same day"
                 detail = f"{fact}; rotate the CA"
-                self._tell_once(ForecastEvent(now, What.CLAMP, ca.seen.name, detail, bad=True))
+                self._tell_once(ForecastEvent(due.taken_at, What.CLAMP, ca.seen.name, detail, bad=True))
 
-    def _tell_held(self, now: datetime, held: Held, barred: Mapping[Identity, str]) -> None:
-        status = self._assessment.status(held.target, held.path)  # None for a derived file
-        if reason := barred.get((held.target, held.path)):
-            held = replace(held, because=reason)
-        elif status and (status.seen.spec.renewed_by or _is_kept(status)):
-            return  # `_fates` or the restart of its service has its events
-        if held.until is None:
-            self._tell_once(ForecastEvent(now, What.HOLD, held.target, held.because, bad=True), held.path)
-        certificate = status.certificate if status else None
-        if certificate and certificate.not_after < now:
-            self._tell_once(
-                ForecastEvent(now, What.EXPIRE, held.target, f"expires: {held.because}", bad=True), held.path
-            )
+    def _tell_held(self, due: Assessment, made: Plan, starts: StartRenewals) -> None:
+        now = due.taken_at
+        for held in made.held:
+            status = due.status(held.target, held.path)  # None for a derived file
+            barred = starts.barred.get((held.target, held.path))
+            if not barred and status and (status.seen.spec.renewed_by or _is_kept(status)):
+                continue  # `_fates` or the restart of its service has its events
+            why = barred or held.because
+            if held.until is None:
+                self._tell_once(ForecastEvent(now, What.HOLD, held.target, why, bad=True), held.path)
+            ends = status and status.certificate and status.certificate.not_after < now
+            if status and ends and (barred or not self._is_never_renewed(due, status)):
+                self._tell_once(ForecastEvent(now, What.EXPIRE, held.target, f"expires: {why}", bad=True), held.path)
+
+    def _is_never_renewed(self, due: Assessment, status: CertificateStatus) -> bool:
+        """Return whether certmond never renews the certificate. `_fates` has the events of such a certificate."""
+        authorities = {each.seen.name: each for each in due.trust_anchors}
+        return not status.stale and renewal_obstacle(status, authorities, self._policy) is not None
 
     def _tell_once(self, event: ForecastEvent, path: str = "") -> None:
         """Add the event if the forecast has no event of this kind for the target and the path."""

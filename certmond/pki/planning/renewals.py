@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
+from itertools import pairwise
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.assessment.renewal_attempt import Attempt
@@ -51,6 +52,14 @@ def plan(
     return _Planner(assessment, policy, past, circumstances, asked, reissue=reissue or {}, signing=signing or {}).plan()
 
 
+def plan_with_times(
+    assessment: Assessment, policy: Policy, past: Mapping[Identity, Attempt], circumstances: Circumstances
+) -> tuple[Plan, dict[Identity, datetime]]:
+    """Return the plan of the daemon, and for each certificate the time at which its part of the plan changes next."""
+    planner = _Planner(assessment, policy, past, circumstances, None, reissue={}, signing={})
+    return planner.plan(), planner.times()
+
+
 class _Planner:
     def __init__(
         self,
@@ -75,9 +84,11 @@ class _Planner:
             set()
         )  # files with a step or a hold; after a refusal, the next entry can renew the file
         self._instants: list[datetime] = []
+        self._first_instants: list[int] = []  # the number of instants before those of each certificate
 
     def plan(self) -> Plan:
         for status in self._assessment.certificates:
+            self._first_instants.append(len(self._instants))
             cause = self._cause(status)
             repairs_cluster = cause is Cause.ASKED and is_cluster_damage(status.seen)
             if cause is not None and not (status.stale or status.certificate is None or repairs_cluster):
@@ -89,6 +100,16 @@ class _Planner:
         self._steps += self._derivations()
         changes_at = min(filter(self._now.__lt__, self._instants), default=None)
         return Plan(tuple(self._steps), tuple(self._held), changes_at)
+
+    def times(self) -> dict[Identity, datetime]:
+        """Return the next time at which each part of the result of `plan` changes, without the parts that remain."""
+        found = dict[Identity, datetime]()
+        parts = pairwise((*self._first_instants, len(self._instants)))
+        for status, (first, end) in zip(self._assessment.certificates, parts, strict=True):
+            later = filter(self._now.__lt__, self._instants[first:end])
+            if at := min((*later, *filter(None, [found.get(status.seen.identity)])), default=None):
+                found[status.seen.identity] = at
+        return found
 
     @cached_property
     def _holders(self) -> dict[str, list[Observation]]:

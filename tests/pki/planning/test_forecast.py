@@ -8,21 +8,25 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certmond.pki.assessment.assess import assess
+from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.assessment.renewal_attempt import MIN_INTERVAL
 from certmond.pki.catalog.endpoint import Endpoint
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.catalog.served_entries import Listener, renewed_at_start, served_spec
 from certmond.pki.catalog.service_spec import ServiceSpec
+from certmond.pki.findings import Fault, Reason
 from certmond.pki.planning import forecast as forecasts
+from certmond.pki.planning import renewal_quota
 from certmond.pki.planning.forecast import Forecast, NextEvent, What, forecast, next_event
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
+from certmond.pki.planning.renewals import plan_with_times
 from certmond.pki.planning.steps import Issue
 from tests.builders import DAY, HOUR, NOW, SECOND, YEAR, make_ca
 from tests.pki.assessment.test_repairable_damage import GONE
@@ -267,6 +271,71 @@ def test_the_number_of_events_has_a_limit() -> None:
     assert found.until == NOW + 12 * YEAR
     assert reported(found, What.EXPIRE, about="ca") == []
     assert found.events[-1].at < NOW + 200 * HOUR
+
+
+def test_a_forecast_plans_a_certificate_only_when_its_plan_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work of a forecast grows with the number of certificates, and not with the square of this number."""
+    planned = Counter[int]()
+
+    def counted(due: Assessment, *rest: Any) -> Any:
+        planned[number] += len(due.statuses)
+        return plan_with_times(due, *rest)
+
+    monkeypatch.setattr(forecasts, "plan_with_times", counted)
+    for number in (40, 80):
+        issued = [leaf(NOW + 40 * DAY + each * HOUR) for each in range(number)]
+        found = foresee(world(*issued), 60 * DAY)
+        assert len(reported(found, What.RENEW)) == number
+    assert planned[80] < 2.2 * planned[40]
+
+
+def test_the_quota_of_a_pattern_applies_to_a_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each hour, certmond renews only so many certificates of a pattern."""
+    monkeypatch.setattr(renewal_quota, "RENEWALS", 2)
+    spec = row("apps", path="/srv/*.pem", key="/srv/*.pem")
+    due, later = leaf(NOW + DAY), leaf(NOW + 30 * DAY + HOUR / 2)  # the second one is due half an hour later
+    files = [
+        replace(see(spec, issued), path=f"/srv/{number}.pem", key_path=f"/srv/{number}.pem")
+        for number, issued in enumerate((due, due, due, later))
+    ]
+    found = foresee(World((CA, *files)), DAY)
+    assert [at - NOW for at, _ in reported(found, What.RENEW)] == [0 * HOUR, 0 * HOUR, HOUR, HOUR]
+
+
+def test_certificates_of_one_file_are_planned_together() -> None:
+    """A renewal that would break another entry of the same key is held, although that entry is not due."""
+    due, other = see(row(), leaf(NOW + DAY)), see(row("other"), leaf(NOW + YEAR))
+    found = foresee(World((CA, due, replace(other, key_path=due.key_path))), 2 * DAY)
+    assert reported(found, What.RENEW) == []
+    (reason,) = sentences(found, What.HOLD)
+    assert "shares its key" in reason
+
+
+def test_the_end_of_a_damaged_certificate_that_is_never_renewed_is_reported_once() -> None:
+    """Its hold has no other event. The end is at the instant at which the certificate expires."""
+    damaged = see(row(**UNSIGNED), leaf(NOW + 50 * DAY), key=None, faults=(Fault(Reason.MISSING, "no key"),))
+    found = foresee(World((CA, damaged, see(row("other"), leaf(NOW + 100 * DAY)))), 80 * DAY)
+    assert len(reported(found, What.HOLD, about="leaf")) == 1
+    assert reported(found, What.EXPIRE) == [(NOW + 50 * DAY + TICK, "leaf")]
+
+
+def test_the_end_of_a_certificate_whose_file_is_gone_is_reported() -> None:
+    """certmond knows the certificate from an earlier pass. Without a subject in the entry, no repair is possible."""
+    gone = Inventory((CA, see(row(), faults=(Fault(Reason.MISSING, "/pki/leaf.crt is not there"),))), FACTS)
+    known = World((CA, see(row(), leaf(NOW + 50 * DAY)))).look(NOW - DAY)
+    known = assess(gone, NOW - HOUR, known)  # since then, no other program has written the file
+    found = forecast(assess(gone, NOW, known), POLICY, NOW + 80 * DAY)
+    assert reported(found, *What) == [(NOW, "leaf"), (NOW + 50 * DAY + TICK, "leaf")]
+    hold, end = found.events
+    assert (hold.what, end.what, end.detail) == (What.HOLD, What.EXPIRE, f"expires: {hold.detail}")
+
+
+def test_a_hold_that_a_repair_begins_is_reported_with_the_repair() -> None:
+    """A repair of the first entry replaces the file, and the second entry of this file still lacks its key."""
+    twin = replace(GONE, name="twin", spec=row("twin", path=GONE.path, key="/pki/twin.key"), key_path="/pki/twin.key")
+    found = foresee(World((CA, GONE, twin)), DAY)
+    assert reported(found, What.RENEW) == [(NOW, "leaf")]
+    assert reported(found, What.HOLD) == [(NOW, "twin")]
 
 
 # --- the sentences ----------------------------------------------------------------------------------------------------
