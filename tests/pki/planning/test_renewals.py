@@ -218,30 +218,6 @@ def test_a_certificate_that_certmond_does_not_renew_is_held_only_when_it_is_due(
         assert held(made.plan(due)).target == "leaf"
 
 
-def test_a_nodes_turn_is_the_same_in_every_process() -> None:
-    """A hash of its name, and not Python's, which differs from one process to the next."""
-    made = status_of(world(leaf(NOW + YEAR)))
-    share = 0x13029F9E83D15B3D / 2**64
-    assert renewal_time(made, Policy(), "worker-1") == NOW + YEAR - 30 * DAY - 3 * DAY * share
-
-
-@pytest.mark.parametrize(
-    ("life", "spread", "width"), [(YEAR, 3 * DAY, 3 * DAY), (YEAR, 300 * DAY, YEAR / 20), (DAY, 3 * DAY, DAY / 20)]
-)
-def test_nodes_take_turns_up_to_the_spread_before_it_is_due(
-    life: timedelta, spread: timedelta, width: timedelta
-) -> None:
-    """Never more than a twentieth of the life, and evenly: of 300 nodes, every tenth of the time has its share."""
-    made = status_of(world(leaf(NOW + life, life)))
-    due = made.renew_at
-    assert due
-    turns = [renewal_time(made, Policy(spread=spread), f"node-{number}") for number in range(300)]
-    early = [(due - each) / width for each in turns if each]
-    assert all(0 <= share <= 1 for share in early)
-    tenths = [sum(tenth <= share * 10 < tenth + 1 for share in early) for tenth in range(10)]
-    assert min(tenths) >= 15
-
-
 def test_an_expired_certificate_has_the_cause_expired() -> None:
     """At its last instant it is due, and later it has expired."""
     made = world(leaf(NOW))
