@@ -17,9 +17,10 @@ from certmond.formats.kubeconfig_certificates import broken_cluster, parse_crede
 from certmond.formats.kubeconfig_edit import embeds_ca, with_trust
 from certmond.immutable_class import immutable
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
-from certmond.pki.signing.policy import fixed_by, is_issued, issuing_cas, surplus
+from certmond.pki.signing.policy import fixed_by, surplus
 from certmond.pki.x509.certificate import Certificate
 from certmond.pki.x509.certificate_file_parser import Document, decode
+from certmond.pki.x509.issuance import is_issued, issuing_cas
 from certmond.pki.x509.path_building import find_paths
 from certmond.renewal.archived_pair_check import Verdict, Worth, as_put_back, verdict
 from certmond.renewal.key_pair import KeyPair, Read, Unpaired, entry_pair

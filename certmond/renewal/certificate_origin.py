@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -20,14 +20,15 @@ from certmond.errors import CertmondError, WriteError
 from certmond.files.untrusted_writers import WriterLookup, Writers
 from certmond.formats.kubeconfig_certificates import certificates_in
 from certmond.immutable_class import immutable
+from certmond.pki.assessment.assess import CertificateStatus
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Inventory, Observation, Provenance
 from certmond.pki.planning.installed_successors import Renewals, later_certificates
 from certmond.pki.planning.pattern_files import PatternFiles
 from certmond.pki.planning.steps import Identity
-from certmond.pki.signing.policy import is_issued
 from certmond.pki.x509.certificate import Certificate, certificates_of
+from certmond.pki.x509.issuance import is_issued, issuing_cas
 from certmond.renewal.key_pair import KeyPair, entry_pair
 from certmond.state.archive import Archive, ArchivedFile, archive_name
 from certmond.state.renewals import Ledger
@@ -45,7 +46,7 @@ class _Evidence:
 
     seen: Observation
     attempt: Attempt | None
-    former: tuple[Certificate, ...]
+    issuers: tuple[Certificate, ...]
     at: datetime
     made: Provenance
     archived: tuple[Certificate, ...]
@@ -80,27 +81,27 @@ class ProvenanceLookup:
         renewals = Renewals(self._ledger.attempts())
         self._pattern_files.begin(inventory)
         self._passes, self.is_complete = self._passes + 1, True
-        for seen in self._in_turn(due):
+        for seen in self._in_turn(due, now):
             ca = next((name for name in seen.spec.ca if present.get(name)), None)
             with suppress(WriteError):
                 if ca and ca not in former:
                     former[ca] = self._former(ca, inventory)
                 before, attempt = former.get(ca or "", ()), renewals.attempts.get(seen.identity)
                 issuers = (*present.get(ca or "", ()), *before)
-                cached = None if until is None else self._evidence.get(seen.identity)
-                if cached and not (seen is cached.seen and (cached.attempt, cached.former) == (attempt, before)):
+                cached = None if until is None else self._cached(seen)
+                if cached and (cached.attempt, cached.issuers) != (attempt, issuers):
                     cached = None
                 is_over = until is not None and time.monotonic() >= until
                 if is_over and not cached:
                     self.is_complete = False
                     continue
-                if not cached or not (is_over or self._is_recent(cached, now)):
+                if not cached or not (is_over or self._is_recent(cached.at, now)):
                     self._collected_in[seen.name] = self._passes
                     signed = is_issued(seen.certificates[0], seen.certificates[1:], issuers)
-                    archived, intermediates = self._archived(seen)
+                    archived, intermediates = self._archived(seen, issuers)
                     made = self._provenance(seen, ca, access, former=before, signed=signed)
                     made = replace(made, intermediates=intermediates)
-                    cached = _Evidence(seen, attempt, before, now, made, archived)
+                    cached = _Evidence(seen, attempt, issuers, now, made, archived)
                 evidence[seen.identity], made = cached, cached.made
                 if made.owner_writes:
                     made = replace(made, beside=self._pattern_files.of(seen, issuers))
@@ -108,40 +109,46 @@ class ProvenanceLookup:
         self._evidence = evidence
         return found
 
-    def _in_turn(self, due: Iterable[Observation]) -> list[Observation]:
+    def _in_turn(self, due: Iterable[Observation], now: datetime) -> list[Observation]:
         """Return the certificates in the order of the collection.
 
-        First the certificates without evidence, one of each entry in turn, and first of the entry whose last collection
-        is the oldest, so that the files of one entry do not delay those of the others. Then the other certificates, the
-        oldest evidence first.
+        First the certificates without recent evidence, one of each entry in turn, so that the files of one entry do not
+        delay those of the others. First of the entry whose last collection is the oldest, and of an entry, first the
+        certificates without evidence, then those with the oldest evidence.
         """
-        turns, numbered = Counter[str](), list[tuple[tuple[int, float, int], Observation]]()
-        for seen in due:
-            cached = self._evidence.get(seen.identity)
-            if cached and seen is cached.seen:
-                numbered.append(((1, cached.at.timestamp(), 0), seen))
+        turns, numbered = Counter[str](), list[tuple[tuple[int, int, int], Observation]]()
+        dated = [(cached.at if (cached := self._cached(seen)) else None, seen) for seen in due]
+        for at, seen in sorted(dated, key=lambda pair: pair[0].timestamp() if pair[0] else 0.0):
+            if at and self._is_recent(at, now):
+                numbered.append(((1, 0, 0), seen))
             else:
                 numbered.append(((0, turns[seen.name], self._collected_in[seen.name]), seen))
                 turns[seen.name] += 1
         return [seen for _, seen in sorted(numbered, key=itemgetter(0))]
 
-    def _is_recent(self, cached: _Evidence, now: datetime) -> bool:
-        return cached.at <= now < cached.at + self._config.resync
+    def _cached(self, seen: Observation) -> _Evidence | None:
+        """Return the evidence about an unchanged certificate, or None."""
+        cached = self._evidence.get(seen.identity)
+        return cached if cached and seen is cached.seen else None
+
+    def _is_recent(self, at: datetime, now: datetime) -> bool:
+        return at <= now < at + self._config.resync
 
     def renewals(self) -> Renewals:
         """Return the renewals that the state directory records."""
         return Renewals(self._ledger.attempts())
 
-    def of(self, seen: Observation, ca: str | None, known: Provenance | None, renewals: Renewals) -> Provenance:
-        """Collect the evidence about one certificate again, and add the evidence to `known`.
+    def of(self, status: CertificateStatus, ca: str | None, renewals: Renewals) -> Provenance:
+        """Collect the evidence about one certificate again, and add the evidence to that of its status.
 
-        `ca` is the CA that signs the renewal. Without `known`, certmond does not know the certificates in the other
-        files of a pattern, so that each later renewal of such a file counts as lost. Raises WriteError if certmond
-        cannot read the archive.
+        `ca` is the CA that signs the renewal. Without evidence in the status, certmond does not know the certificates
+        in the other files of a pattern, so that each later renewal of such a file counts as lost. Raises WriteError if
+        certmond cannot read the archive.
         """
+        seen, known = status.seen, status.presence.provenance
         before = known or Provenance()
         former = (*before.former, *(self._former(ca) if ca else ()))
-        archived, intermediates = self._archived(seen)
+        archived, intermediates = self._archived(seen, (*status.issuers, *former))
         made = replace(
             self._provenance(seen, ca, WriterLookup(self._root), former=former, signed=True),
             intermediates=intermediates, beside=before.beside,
@@ -215,15 +222,18 @@ class ProvenanceLookup:
                     trusted.append(frozenset(embedded.certificates))
         return tuple(frozenset.intersection(*trusted)) if trusted else ()
 
-    def _archived(self, seen: Observation) -> tuple[tuple[Certificate, ...], tuple[Certificate, ...]]:
-        """Return the archived certificates of the file, and the other certificates in the archived files.
+    def _archived(
+        self, seen: Observation, issuers: Sequence[Certificate]
+    ) -> tuple[tuple[Certificate, ...], tuple[Certificate, ...]]:
+        """Return the archived certificates of the file, and the intermediate CAs of `issuers` in all of these files.
 
         Raises WriteError if certmond cannot read the archive.
         """
         files = (file for files in self._generations(archive_name(seen.spec, seen.path)) for file in files)
         found = [*_in_files(files, seen.spec.kind)]
-        others = dict.fromkeys(each for _, chain in found for each in chain)
-        return tuple(leaf for leaf, _ in found), tuple(others)
+        # The owner of the file can remove a CA from the chain, or add a thousand certificates with its name.
+        others = (*seen.certificates[1:], *(each for _, chain in found for each in chain))
+        return tuple(leaf for leaf, _ in found), issuing_cas(others, issuers) if found else ()
 
     def _generations(self, name: str) -> list[tuple[ArchivedFile, ...]]:
         """Return the files of each archived generation of an entry, or [] without the permission to read the archive.

@@ -69,9 +69,8 @@ class SigningPermissions:
 
     def _basis(self, step: Issue, old: Certificate) -> Basis:
         """Return the sources for the certificate that replaces `old`, from the present evidence."""
-        status, seen = step.status, step.status.seen
-        provenance = self._provenance.of(seen, step.authority, status.presence.provenance, self._renewals)
-        known = status.presence.provenance
+        status, seen, known = step.status, step.status.seen, step.status.presence.provenance
+        provenance = self._provenance.of(status, step.authority, self._renewals)
         if provenance.owner_writes and seen.spec.is_glob and not (known and known.owner_writes):
             provenance = replace(provenance, uncompared=True)  # a later certificate can be in another file
         if provenance.owner_writes:

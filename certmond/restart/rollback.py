@@ -107,11 +107,11 @@ class PreviousFiles:
             self._archived[seen.identity] = seen
 
     def _is_outdone(self, status: CertificateStatus, facts: Mapping[str, str], renewals: Renewals) -> bool:
-        seen, known = status.seen, status.presence.provenance
+        seen = status.seen
         if not seen.spec.ca or not seen.certificates:
             return False
         ca = next((name for name in seen.spec.ca if name != SELF), None)
-        provenance = self._provenance.of(seen, ca, known, renewals)
+        provenance = self._provenance.of(status, ca, renewals)
         fixed = fixed_by(seen.spec, facts)
         return bool(outdone(seen.certificates[0], seen.certificates[1:], status.issuers, provenance, fixed))
 

@@ -169,11 +169,12 @@ class Ledger:
         """Return the attempts, except old attempts of deleted files."""
         if len(attempts) <= self._enough:  # the check of the files is slow
             return attempts
-        # Keep the last attempt of each common name, because the owner might copy an old certificate to another file.
+        # Keep the last renewal of each common name, because the owner might copy an old certificate to another file.
         # Keep the attempts of the last hour, because these attempts count in the quota of their entry.
         deleted = sorted((each for each in attempts if not self._exists(each[1])), key=lambda each: attempts[each].at)
-        last = {(name, attempts[name, path].common_name): (name, path) for name, path in deleted}
-        newest_of_names = {each for (_, common_name), each in last.items() if common_name is not None}
+        installed = (each for each in deleted if attempts[each].sha256 and attempts[each].common_name is not None)
+        by_time = sorted(installed, key=lambda each: attempts[each].put_in_place_at)
+        newest_of_names = {*{(each[0], attempts[each].common_name): each for each in by_time}.values()}
         latest, pruned, counted = max(each.at for each in attempts.values()), set[Identity](), Counter[str]()
         for identity in reversed(deleted[:-_ABSENT]):
             counted[identity[0]] += 1

@@ -6,6 +6,7 @@ import base64
 import os
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,9 +20,9 @@ from certmond.config.model import Config
 from certmond.config.parser import parse
 from certmond.config.source_merger import Source
 from certmond.files.catalog_observer import Store
-from certmond.pki.assessment.assess import assess
+from certmond.pki.assessment.assess import CertificateStatus, assess
 from certmond.pki.assessment.renewal_attempt import Attempt
-from certmond.pki.catalog.observation import Inventory, PatternContents, Provenance
+from certmond.pki.catalog.observation import Inventory, Observation, PatternContents, Provenance
 from certmond.pki.planning.installed_successors import Renewals
 from certmond.pki.planning.steps import Identity
 from certmond.pki.rotation.phases import Mode, Phase, Rotation
@@ -29,7 +30,7 @@ from certmond.pki.signing.policy import basis, contents_of
 from certmond.renewal import certificate_origin
 from certmond.renewal.certificate_origin import ProvenanceLookup
 from certmond.renewal.due_certificates import DueCertificates
-from certmond.state.archive import Archive
+from certmond.state.archive import Archive, archive_name
 from certmond.state.renewals import Ledger
 from certmond.state.rotation_record import RotationRecord
 from tests.builders import DAY, HOUR, NOW, YEAR, Issued, make_ca, make_intermediate, make_leaf
@@ -60,6 +61,12 @@ def found(host: Host, now: datetime = NOW, **options: Any) -> dict[str, Provenan
     return {name: each for (name, _), each in evidence(host.config, host, inventory(host), now, **options).items()}
 
 
+def status_of(seen: Observation, known: Provenance | None = None) -> CertificateStatus:
+    """Return the status of a certificate for which a pass has collected the evidence `known`."""
+    (status,) = assess(Inventory((seen,), {}), NOW).statuses
+    return replace(status, presence=replace(status.presence, provenance=known))
+
+
 def test_an_old_ca_is_known_from_the_record_the_archive_and_kubeconfigs_of_root(host: Host) -> None:
     """Each of the three suffices. If the record has the CAs, kubeconfigs add none."""
     own = {host.ca.facts}
@@ -79,7 +86,7 @@ def test_an_old_ca_is_known_from_the_record_the_archive_and_kubeconfigs_of_root(
     Archive(host.state).store("ca", {"/etc/kubernetes/pki/ca.crt": path}, NOW, {})
     assert {*found(host)["apiserver"].former} == own | {FORMER.facts}
     seen = next(each for each in inventory(host).observations if each.name == "apiserver")
-    now_known = ProvenanceLookup(host.config, str(host.root), host.state).of(seen, "ca", None, Renewals({}))
+    now_known = ProvenanceLookup(host.config, str(host.root), host.state).of(status_of(seen), "ca", Renewals({}))
     assert now_known.former == (FORMER.facts,)
 
     conf = host.at("/etc/kubernetes/admin.conf")
@@ -213,10 +220,18 @@ def test_the_files_of_one_entry_do_not_delay_those_of_another(host: Host, monkey
     assert [paths & {"/var/last.pem"} for paths in collected[:2]] == [set(), {"/var/last.pem"}]
     seen = inventory(host)
     collected.clear()
-    for number in range(8):
+    for number in range(12):  # in each pass, all evidence is older than the interval of full passes
         one_pass(seen, NOW + (number + 1) * host.config.resync)
     everything = {each.path for each in DueCertificates(host.config).of(seen, NOW)}
-    assert set().union(*collected[:4]) == set().union(*collected[4:]) == everything
+    assert set().union(*collected[:6]) == set().union(*collected[6:]) == everything
+    assert ["/var/last.pem" in one | two for one, two in pairwise(collected)] == [True] * 11
+    collected.clear()
+    for number in range(6):
+        for each in range(3):
+            path = host.at(f"/srv/old-{each}.pem")
+            path.write_bytes(path.read_bytes() + b"\n")
+        one_pass(inventory(host), NOW + (number + 20) * host.config.resync)
+    assert sum("/var/last.pem" in paths for paths in collected) == 3  # new files do not delay old evidence
 
 
 def test_a_renewal_of_another_file_counts_at_once(host: Host) -> None:
@@ -251,6 +266,44 @@ def test_evidence_is_gathered_for_a_part_of_a_pass_and_used_again(host: Host) ->
     assert not lookup.is_complete
 
 
+def test_evidence_is_collected_again_if_its_inputs_have_changed(host: Host) -> None:
+    """The inputs are the last attempt, and the present and former CAs. After the clock was set back, all evidence is
+    collected again.
+    """
+    lookup, seen = ProvenanceLookup(host.config, str(host.root), host.state), inventory(host)
+    due = DueCertificates(host.config).of(seen, NOW)
+    everything = lookup.of_due(due, seen, NOW, within=3600.0).keys()
+    Ledger(host.state).store(due[0].identity, Attempt(NOW))
+    assert lookup.of_due(due, seen, NOW, within=0.0).keys() == everything - {due[0].identity}
+    lookup.of_due(due, seen, NOW, within=3600.0)
+    cas = (replace(each, certificates=(FORMER.facts,)) if each.spec.authority else each for each in seen.observations)
+    assert lookup.of_due(due, replace(seen, observations=tuple(cas)), NOW, within=0.0) == {}
+    lookup.of_due(due, seen, NOW, within=3600.0)
+    before = {**lookup._evidence}
+    assert lookup.of_due(due, seen, NOW - HOUR, within=3600.0).keys() == everything
+    assert not lookup._evidence.items() & before.items()
+    RotationRecord(host.state).accept({"ca": (FORMER.facts,)})
+    assert lookup.of_due(due, seen, NOW - HOUR, within=0.0) == {}
+
+
+def test_only_genuine_cas_are_kept_as_intermediates(host: Host) -> None:
+    """The owner can add a thousand certificates with the name of a CA to the file and to its archived generations."""
+    issuing = make_intermediate(host.ca, "sub")
+    false = [make_intermediate(make_ca(), "sub"), make_ca()]
+    leaf = make_leaf(issuing, "app", not_before=NOW - YEAR, not_after=NOW + HOUR)
+    host.entries["many"] = {"path": "/srv/*.pem", "key": "/srv/*.pem", "owner": str(ALICE)}
+    host.put("/srv/a.pem", b"".join(each.pem for each in (leaf, *false, issuing)) + leaf.key_pem, 0o600)
+    assert found(host)["many"].intermediates == ()  # without an archived certificate, no CA is needed
+    (spec,) = (each for each in host.config.certificates if each.name == "many")
+    Archive(host.state).store(archive_name(spec, "/srv/a.pem"), {"/srv/a.pem": host.at("/srv/a.pem")}, NOW, {})
+    assert found(host)["many"].intermediates == (issuing.facts,)
+    host.put("/srv/a.pem", leaf.pem + leaf.key_pem, 0o600)
+    Archive(host.state).store(archive_name(spec, "/srv/b.pem"), {"/srv/b.pem": host.at("/srv/a.pem")}, NOW, {})
+    alone = make_leaf(host.ca, "app", not_before=NOW - YEAR, not_after=NOW + HOUR)
+    host.put("/srv/b.pem", alone.pem + issuing.pem + alone.key_pem, 0o600)  # the CA of the archived certificate
+    assert evidence(host.config, host, inventory(host))["many", "/srv/b.pem"].intermediates == (issuing.facts,)
+
+
 def test_the_evidence_before_a_signature_adds_to_that_of_the_plan(host: Host) -> None:
     """Only the plan compares with the other files. A certificate that these contain is not lost. Without the evidence
     of a plan, a later renewal of another file counts as lost.
@@ -262,12 +315,12 @@ def test_the_evidence_before_a_signature_adds_to_that_of_the_plan(host: Host) ->
     renewals, lookup = Renewals({old.identity: last}), ProvenanceLookup(host.config, str(host.root), host.state)
     plan = Provenance(beside=PatternContents({new.certificates[0]: contents_of(new.certificates[0])}))
     for recorded in (renewals, Renewals({new.identity: last})):
-        assert lookup.of(old, "ca", None, recorded).lost
-        found = lookup.of(old, "ca", plan, recorded)
+        assert lookup.of(status_of(old), "ca", recorded).lost
+        found = lookup.of(status_of(old, plan), "ca", recorded)
         assert (found.later_elsewhere, found.lost) == (new.certificates, False)
-    assert lookup.of(old, "ca", Provenance(lost=True), Renewals({})).lost
+    assert lookup.of(status_of(old, Provenance(lost=True)), "ca", Renewals({})).lost
     since = Renewals({new.identity: replace(last, sha256="0" * 64)})
-    assert lookup.of(old, "ca", plan, since).lost
+    assert lookup.of(status_of(old, plan), "ca", since).lost
 
 
 def test_the_renewals_of_other_files_count_only_in_a_pattern_of_another_user(host: Host) -> None:
@@ -280,9 +333,9 @@ def test_the_renewals_of_other_files_count_only_in_a_pattern_of_another_user(hos
     for path, name, is_lost in (("/srv/old-0.pem", "many", True), ("/one.pem", "one", False)):
         (seen,) = (each for each in inventory(host).observations if each.path == path)
         recorded = Renewals({(name, "/srv/former.pem"): Attempt(NOW, sha256="0" * 64, common_name="app")})
-        assert lookup.of(seen, "ca", None, recorded).lost == is_lost
+        assert lookup.of(status_of(seen), "ca", recorded).lost == is_lost
         os.chown(host.at(path), 0, 0)
-        assert not lookup.of(seen, "ca", None, recorded).lost
+        assert not lookup.of(status_of(seen), "ca", recorded).lost
 
 
 def test_possession_of_a_self_signed_certificate_does_not_count(host: Host) -> None:

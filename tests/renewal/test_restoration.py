@@ -15,7 +15,7 @@ from certmond.errors import RefusedError, WriteError
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.renewal.archived_pair_check import Worth
 from certmond.state.archive import Archive, archive_name
-from tests.builders import DAY, YEAR, make_ca, make_leaf
+from tests.builders import DAY, YEAR, make_ca, make_intermediate, make_leaf
 from tests.test_pairs import FORMS, OTHER, PAIR, One, own_key
 from tests.test_renewal import CA, certmond
 
@@ -355,6 +355,19 @@ def test_an_older_generation_does_not_bring_back_what_a_later_one_had_not(host: 
     forged = make_leaf(make_ca(), "leaf", not_before=host.now - DAY, not_after=host.now + YEAR)
     host.write(forged.pem, forged.key_pem)
     assert host.worth(old)[0] is Worth.GOOD
+
+
+def test_false_cas_hide_no_later_certificate_in_the_archive(host: Kept) -> None:
+    """The owner of the file can add a hundred certificates with the name of the CA that issued the later one."""
+    host.entries["leaf"].pop("subject", None)
+    usages = host.entries["leaf"]["usages"]
+    host.write(*host.issue(end=10, subject="other", extended_usages=usages))
+    old = host.put_aside()
+    issuing = make_intermediate(host.ca, "sub")
+    false = [make_intermediate(make_ca(), "sub", subject_key_id=issuing.subject_key_id) for _ in range(101)]
+    later = make_leaf(issuing, "leaf", not_after=host.now + YEAR, extended_usages=usages)
+    host.write(b"".join(each.pem for each in (later, *false, issuing)), later.key_pem)
+    assert host.worth(old)[0] is Worth.WIDER
 
 
 @pytest.mark.parametrize("later", ["issued later", "the same dates", "ends later", "kept before", "kept after"])

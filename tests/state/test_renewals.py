@@ -17,7 +17,7 @@ from certmond.pki.planning.renewal_quota import RENEWALS
 from certmond.state.renewals import Ledger
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
-DAY = timedelta(days=1)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 LEAF = ("apiserver", "/etc/kubernetes/pki/apiserver.crt")
 INSTANTS = st.datetimes(datetime(2, 1, 1), datetime(9998, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001 - naive, as hypothesis asks
 NAMEABLE = st.text(st.characters(codec="utf-8", exclude_characters="\0"))  # what a name or a cookie can be
@@ -141,9 +141,14 @@ def test_attempts_of_removed_files_are_dropped_except_the_latest(tmp_path: Path)
 
 
 @pytest.mark.long
-def test_the_last_attempt_for_each_common_name_is_kept(tmp_path: Path) -> None:
-    """However many files of other names have come and gone since."""
-    first = {("leaf", f"/gone/{number}"): Attempt(NOW, common_name="app") for number in range(2)}
+def test_the_last_renewal_of_each_common_name_is_kept(tmp_path: Path) -> None:
+    """However many files of other names have come and gone since. Attempts that installed nothing do not count."""
+    failed = Attempt(NOW + HOUR, failures=1, sha256="ab", issued_at=NOW - DAY, common_name="app")
+    first = {
+        ("leaf", "/gone/0"): failed,
+        ("leaf", "/gone/1"): Attempt(NOW, sha256="cd", common_name="app"),
+        ("leaf", "/gone/2"): Attempt(NOW + HOUR, common_name="app"),
+    }
     flood = {("leaf", f"/flood/{number}"): Attempt(NOW + DAY, common_name="other") for number in range(250)}
     ledger = Ledger(tmp_path, lambda _: False)
     for identity, attempt in {**first, **flood}.items():

@@ -16,9 +16,10 @@ from certmond.pki.catalog.observation import Inventory, Observation, Salvage
 from certmond.pki.catalog.settings import LOCAL, NO_SIGNER
 from certmond.pki.catalog.unmet_requirements import accepted_subjects, has_accepted_subject
 from certmond.pki.findings import Reason, Remedy
-from certmond.pki.signing.policy import Basis, Denial, fixed_by, grant, is_issued, surplus
+from certmond.pki.signing.policy import Basis, Denial, fixed_by, grant, surplus
 from certmond.pki.signing.template import Template, Terms, first
 from certmond.pki.x509.certificate import Certificate, names_in
+from certmond.pki.x509.issuance import is_issued
 from certmond.pki.x509.path_building import find_paths
 
 _NEED_CA_KEY = frozenset({LOCAL, "kubeadm"})  # signers that need the key of the CA on this node

@@ -7,16 +7,19 @@ that the entry specifies, or that the later certificate also has.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Container, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import cached_property
 from itertools import chain, takewhile
+from operator import attrgetter
 
 from certmond.immutable_class import immutable
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.catalog.observation import Observation, PatternContents
 from certmond.pki.findings import printable
 from certmond.pki.planning.steps import Identity
+from certmond.pki.signing.policy import contents_of
 from certmond.pki.x509.certificate import Certificate
 
 
@@ -28,6 +31,7 @@ def holder_of(certificate: Certificate) -> str | None:
     return None if certificate.common_name is None else printable(certificate.common_name)
 
 
+_NOT_BEFORE, _NOT_AFTER = attrgetter("not_before"), attrgetter("not_after")
 _MAX_CONTENTS = 20
 """Number of later certificates with different contents that the search returns."""
 
@@ -67,18 +71,27 @@ class Holder:
     """
 
     def __init__(self, attempts: Iterable[Attempt], files: PatternContents) -> None:
-        self.files = files
+        self.files = files  # the keys of `Renewals` contain the identity of this object
         self._installed = _last_of_each(attempts)
         self._in_files = {certificate.sha256: certificate for certificate in files}
+        self._contents = {each: self._contents_of(each, contents) for each, contents in files.items()}
         groups = defaultdict[Hashable, list[Certificate]](list)
-        for certificate, contents in files.items():
+        for certificate, contents in self._contents.items():
             if contents is not None:
                 groups[contents].append(certificate)
-        last = [(max(group, key=lambda each: each.not_after), contents) for contents, group in groups.items()]
-        self._by_end = sorted(last, key=lambda pair: pair[0].not_after, reverse=True)
+        self._by_end = _last_of_groups(groups, _NOT_AFTER)
+        self._by_start = _last_of_groups(groups, _NOT_BEFORE)
         self._by_time = sorted(self._renewed(groups), key=lambda each: each[0].put_in_place_at, reverse=True)
         missing = [each for sha256, each in self._installed.items() if sha256 not in self._in_files]
         self._missing = _Ranked(missing)
+
+    def _contents_of(self, certificate: Certificate, contents: Hashable | None) -> Hashable | None:
+        """Return the contents of a certificate that a CA of the entry has issued, or that certmond has installed.
+
+        The owner of the file of an installed certificate can remove the intermediate CA that issued the certificate.
+        """
+        is_known = contents is not None or certificate.sha256 not in self._installed
+        return contents if is_known else contents_of(certificate)
 
     def _renewed(
         self, groups: Mapping[Hashable, Iterable[Certificate]]
@@ -96,12 +109,13 @@ class Holder:
     def later(self, present: Certificate) -> tuple[dict[Hashable, Certificate], bool]:
         """Return a later certificate of each contents, except the contents of `present`, and whether there are more.
 
-        A certificate is later if its end is later, or if a later renewal installed the certificate.
+        A certificate is later if its start or its end is later, or if a later renewal installed the certificate.
         """
-        found, own = dict[Hashable, Certificate](), self.files.get(present)
+        found, own = dict[Hashable, Certificate](), self._contents.get(present)
         by_end = takewhile(lambda pair: pair[0].not_after > present.not_after, self._by_end)
+        by_start = takewhile(lambda pair: pair[0].not_before > present.not_before, self._by_start)
         by_time = takewhile(lambda each: each[0].put_in_place_at > present.not_before, self._by_time)
-        for certificate, contents in chain(by_end, ((each[1], each[2]) for each in by_time)):
+        for certificate, contents in chain(by_end, by_start, ((each[1], each[2]) for each in by_time)):
             if contents != own and contents not in found:
                 if len(found) == _MAX_CONTENTS:
                     return found, True
@@ -119,6 +133,14 @@ class Holder:
         `archived` contains the SHA-256 of certificates that are not missing, and the SHA-256 of `present`.
         """
         return self._missing.has_later(present, archived)
+
+
+def _last_of_groups(
+    groups: Mapping[Hashable, Iterable[Certificate]], date: Callable[[Certificate], datetime]
+) -> list[tuple[Certificate, Hashable]]:
+    """Return the certificate with the last `date` of each group, and the contents of the group, the last date first."""
+    last = ((max(group, key=date), contents) for contents, group in groups.items())
+    return sorted(last, key=lambda pair: date(pair[0]), reverse=True)
 
 
 def _last_of_each(attempts: Iterable[Attempt]) -> dict[str, Attempt]:
@@ -178,11 +200,13 @@ def later_certificates(
         is_later = is_older(present, own) if owner_writes else _ends_earlier(present, own)
         last = own.sha256 if is_later or present in archived else None
     # If certmond installed the present certificate, the renewals of other files do not make this certificate old.
-    others = holder if holder and not (own and own.sha256 == present.sha256) else None
+    is_own = own is not None and own.sha256 == present.sha256
+    others = holder if not is_own else None
     later = tuple(
         each
         for each in archived
         if each.not_after > present.not_after
+        or (owner_writes and not is_own and each.not_before > present.not_before)
         or each.sha256 == last
         or (others and others.is_later(each.sha256, present))
     )

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Container, Hashable, Iterable
+from functools import partial
 
 from certmond.pki.catalog.observation import NO_FILES, Inventory, Observation, PatternContents
-from certmond.pki.signing.policy import contents_of, is_issued, issuing_cas
+from certmond.pki.signing.policy import contents_of
 from certmond.pki.x509.certificate import Certificate
+from certmond.pki.x509.issuance import cas_above, has_path, is_issued, issuing_cas
 
 _Chain = tuple[Certificate, ...]
 _Holder = tuple[str, str | None]
 """The name of an entry, and a common name."""
-_Issuers = tuple[_Chain, _Chain]
-"""The CAs of an entry, and the intermediate CAs that these have issued."""
+_Results = dict[tuple[_Chain, _Chain], dict[Certificate, Hashable]]
+"""Results for certificates, by the CAs of an entry, and by the intermediate CAs above the certificates."""
 
 
 class PatternFiles:
     """Index of the files of patterns by common name.
 
-    A second index of the same files repeats no check of a signature. The index calls `alive` for each file, because a
-    user can write thousands of files.
+    The index checks a certificate once, as long as a file contains it and the CAs above it remain. A user can write
+    thousands of files, and change some of them in each pass. Therefore, the index calls `alive` for each check.
     """
 
     def __init__(self, alive: Callable[[], None]) -> None:
@@ -29,17 +31,15 @@ class PatternFiles:
         self._chains: dict[_Holder, dict[_Chain, None]] | None = None
         self._files: dict[_Holder, PatternContents] = {}
         self._files_before: dict[_Holder, PatternContents] = {}
-        self._cas: dict[tuple[_Chain, _Chain], _Chain] = {}
-        self._cas_before: dict[tuple[_Chain, _Chain], _Chain] = {}
-        self._answers: dict[_Issuers, dict[Certificate, Hashable | None]] = {}
-        self._answers_before: dict[_Issuers, dict[Certificate, Hashable | None]] = {}
+        self._contents: _Results = {}
+        self._are_cas: _Results = {}
+        self._issuers = set[_Chain]()
+        """The CAs of entries with results since the last change of `_chains`."""
 
     def begin(self, inventory: Inventory) -> None:
-        """Use the files of `inventory`. Drop the results of which the former inventory has used none."""
+        """Use the files of `inventory`. The next call of `of` drops the results for other files."""
         self._inventory, self._chains = inventory, None
         self._files_before, self._files = self._files, {}
-        self._cas_before, self._cas = self._cas, {}
-        self._answers_before, self._answers = self._answers, {}
 
     def of(self, seen: Observation, issuers: _Chain) -> PatternContents:
         """Return the files of the same pattern whose first certificate has the common name of the first one of `seen`.
@@ -63,25 +63,43 @@ class PatternFiles:
             for seen in self._inventory.observations:
                 if seen.spec.is_glob and seen.certificates:
                     self._chains[seen.spec.name, seen.certificates[0].common_name][seen.certificates] = None
+            present = {each for chains in self._chains.values() for certificates in chains for each in certificates}
+            for results in (self._contents, self._are_cas):
+                _drop(results, present, self._issuers)
+            self._issuers = set()
         return self._chains
 
     def _examined(self, chains: Iterable[_Chain], issuers: _Chain) -> PatternContents:
         # The owner of a file can remove an intermediate CA, or add a thousand certificates with the name of the CA.
         # Therefore, each certificate is compared with the CAs of all files that a CA of the entry has issued.
-        others = tuple(dict.fromkeys(each for certificates in chains for each in certificates[1:]))
-        if (cas := self._cas_before.get((others, issuers))) is None:
-            cas = issuing_cas(self._reported(others), issuers)
-        self._cas[others, issuers] = cas
-        known, answers = self._answers_before.get((issuers, cas), {}), self._answers.setdefault((issuers, cas), {})
+        self._issuers.add(issuers)
+        others = (each for certificates in chains for each in certificates[1:])
+        cas = issuing_cas(others, issuers, partial(self._is_ca, issuers))
+        above = dict[bytes, _Chain]()  # by the name of the issuer
+        found = PatternContents()
         for each in dict.fromkeys(certificates[0] for certificates in chains):
-            if each in known:
-                answers[each] = known[each]
-            elif each not in answers:
+            if each.issuer_der not in above:
+                above[each.issuer_der] = cas_above(each, cas)
+            known = self._contents.setdefault((issuers, above[each.issuer_der]), {})
+            if each not in known:
                 self._alive()
-                answers[each] = contents_of(each) if is_issued(each, cas, issuers) else None
-        return PatternContents((certificates[0], answers[certificates[0]]) for certificates in chains)
+                known[each] = contents_of(each) if is_issued(each, above[each.issuer_der], issuers) else None
+            found[each] = known[each]
+        return found
 
-    def _reported(self, certificates: Iterable[Certificate]) -> Iterable[Certificate]:
-        for each in certificates:
+    def _is_ca(self, issuers: _Chain, certificate: Certificate, above: _Chain) -> bool:
+        known = self._are_cas.setdefault((issuers, above), {})
+        if certificate not in known:
             self._alive()
-            yield each
+            known[certificate] = has_path(certificate, issuers, above)
+        return bool(known[certificate])
+
+
+def _drop(results: _Results, present: Container[Certificate], issuers: Container[_Chain]) -> None:
+    """Drop the results for certificates that are not `present`, and for CAs of entries that are not in `issuers`."""
+    for key, known in [*results.items()]:
+        remaining = {each: found for each, found in known.items() if each in present} if key[0] in issuers else {}
+        if remaining:
+            results[key] = remaining
+        else:
+            del results[key]

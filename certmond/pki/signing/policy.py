@@ -6,7 +6,7 @@ certificate must come from the entry, or from a predecessor that a CA of this no
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -31,8 +31,8 @@ from certmond.pki.signing.template import (
     unfit_usages,
 )
 from certmond.pki.x509.certificate import KEY_USAGES, Certificate, attributes_of, load
+from certmond.pki.x509.issuance import is_issued
 from certmond.pki.x509.library_guard import guarded
-from certmond.pki.x509.path_building import find_paths
 
 _RESERVED = ("system:", "kubeadm:")
 """Prefixes of users and groups to which Kubernetes (RBAC, default roles) and kubeadm v1.29 grant permissions."""
@@ -121,32 +121,8 @@ def basis(
         reasons.append("the plan did not compare the certificate with the other files of the pattern")
     if provenance.more_later:
         reasons.append("the pattern contains many later certificates with different contents")
-    later = provenance.later
-    if later:  # the owner of the file can remove a CA from `chain`, or add a hundred certificates with its name
-        intermediates = issuing_cas((*chain, *provenance.intermediates), known)
-        later = tuple(each for each in later if is_issued(each, intermediates, known))
+    later = tuple(each for each in provenance.later if is_issued(each, provenance.intermediates, known))
     return Basis(None if reasons else certificate, tuple(reasons), (*later, *provenance.later_elsewhere))
-
-
-def is_issued(certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate]) -> bool:
-    """Return whether a CA in `issuers` has signed `certificate`, directly or through intermediate CAs in `chain`.
-
-    The CA in `issuers` can be expired. Each intermediate CA must permit the usages of `certificate` (RFC 5280,
-    4.2.1.12), and must have been valid at the same time as `certificate`. Returns False for a refused certificate, and
-    for a CA in `issuers`.
-    """
-    if certificate.refused or certificate in issuers:
-        return False
-    usages = certificate.extended_usages
-    limited = usages is not None and "any" not in usages
-    for path in find_paths(certificate, issuers, chain, usages or frozenset() if limited else frozenset()).paths:
-        signers = path.certificates[1:-1]
-        in_date = max(each.not_before for each in path.certificates[:-1]) <= min(
-            each.not_after for each in path.certificates[:-1]
-        )
-        if not signers or (in_date and (limited or all(each.extended_usages is None for each in signers))):
-            return True
-    return False
 
 
 def contents_of(certificate: Certificate) -> Hashable:
@@ -163,20 +139,6 @@ def contents_of(certificate: Certificate) -> Hashable:
     except MalformedError:
         return certificate
     return subject, certificate.usages, certificate.extended_usages, names, certificate.key.algorithm
-
-
-def issuing_cas(candidates: Iterable[Certificate], issuers: Sequence[Certificate]) -> tuple[Certificate, ...]:
-    """Return the certificates in `candidates` that a CA in `issuers` has issued, directly or through others.
-
-    A certificate with the name of a CA costs one check of a signature.
-    """
-    others, found = tuple(dict.fromkeys(candidates)), tuple[Certificate, ...]()
-    names = {each.subject_der for each in issuers}
-    while names:
-        named = (each for each in others if each.issuer_der in names and each not in found and each not in issuers)
-        new = tuple(each for each in named if not each.refused and find_paths(each, issuers, found, frozenset()).paths)
-        found, names = (*found, *new), {each.subject_der for each in new}
-    return found
 
 
 def successor_denial(

@@ -102,13 +102,26 @@ def test_the_last_certificate_of_a_file_is_not_lost_if_another_file_contains_it(
     assert later_certificates(present, [], own, owner_writes=True).lost
 
 
-def test_a_certificate_of_an_unknown_ca_in_another_file_is_not_missing() -> None:
-    """The operator can have replaced the CA. The certificate counts as later only if a CA of the entry issued it."""
+def test_a_certificate_of_an_unknown_ca_counts_only_if_certmond_installed_it() -> None:
+    """The owner of the file can remove the CA from its chain, and the operator can have replaced the CA."""
     present = seen("/srv/b.pem", PRESENT)
-    for contents, elsewhere in ((None, ()), ("contents", (RENEWED.facts,))):
-        holder = Renewals({("many", "/srv/a.pem"): ATTEMPT}).holder(present, PatternContents({RENEWED.facts: contents}))
+    recorded = {("many", "/srv/a.pem"): ATTEMPT}
+    for attempts, contents, elsewhere in (
+        (recorded, None, (RENEWED.facts,)), (recorded, "contents", (RENEWED.facts,)),
+        ({}, None, ()), ({}, "contents", (RENEWED.facts,)),
+    ):  # fmt: skip
+        holder = Renewals(attempts).holder(present, PatternContents({RENEWED.facts: contents}))
         found = later_certificates(present, [], None, holder, owner_writes=True)
         assert found == LaterCertificates((), elsewhere)
+
+
+def test_a_certificate_that_starts_later_is_later() -> None:
+    """A certificate that ends later can have been issued earlier. In a file of root alone, the end decides."""
+    present = seen("/srv/b.pem", PRESENT)
+    assert later(present, {}, archived=[RENEWED]) == LaterCertificates((RENEWED.facts,))
+    assert later(present, {}, archived=[RENEWED], owner_writes=False) == LaterCertificates()
+    before = make_leaf(CA, "app", not_before=NOW - YEAR, not_after=NOW + YEAR)
+    assert later(present, {}, archived=[before]) == LaterCertificates()
 
 
 def test_a_restored_certificate_hides_no_later_one() -> None:
@@ -174,9 +187,9 @@ def test_one_certificate_stands_for_all_with_equal_contents(
     issued: dict[Certificate, bool], installed: list[tuple[Certificate, int, bool]], present: Certificate,
     archived: set[Certificate],
 ) -> None:  # fmt: skip
-    """A search finds exactly the contents of the later certificates that a CA issued, except the contents of the
-    present certificate, each with a later certificate. A certificate is missing if it is later, and neither in a file
-    nor in the archive.
+    """A search finds exactly the contents of the later certificates that a CA issued or certmond installed, except the
+    contents of the present certificate, each with a later certificate. A certificate is missing if it is later, and
+    neither in a file nor in the archive.
     """
     attempts = [
         Attempt(NOW + day * DAY, sha256=each.sha256, ends_at=each.not_after if dated else None)
@@ -184,12 +197,18 @@ def test_one_certificate_stands_for_all_with_equal_contents(
     ]
     files = PatternContents({each: contents_of(each) if is_issued else None for each, is_issued in issued.items()})
     holder = Holder(attempts, files)
+    recorded = {each.sha256 for each in attempts}
+    contents = {each: contents_of(each) for each in files if issued[each] or each.sha256 in recorded}
     followed = {each.sha256 for each in attempts if is_older(present, each)}
-    is_later = {each for each in files if each.not_after > present.not_after or each.sha256 in followed}
+    is_later = {
+        each
+        for each in files
+        if each.not_after > present.not_after or each.not_before > present.not_before or each.sha256 in followed
+    }
     found, more = holder.later(present)
     assert set(found.values()) <= is_later
     assert {each: contents_of(each) for each in found.values()} == {each: key for key, each in found.items()}
-    assert set(found) == {files[each] for each in is_later} - {None, files.get(present)}
+    assert set(found) == {contents[each] for each in is_later & contents.keys()} - {contents.get(present)}
     assert not more
     assert {each for each in POOL if holder.is_later(each.sha256, present)} == {
         each for each in POOL if each.sha256 in followed

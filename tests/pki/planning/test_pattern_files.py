@@ -11,8 +11,8 @@ from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import NO_FILES, Inventory, Observation, PatternContents
 from certmond.pki.catalog.validator import validated
 from certmond.pki.planning.pattern_files import PatternFiles
-from certmond.pki.signing import policy
 from certmond.pki.signing.policy import contents_of
+from certmond.pki.x509 import issuance
 from certmond.pki.x509.path_building import find_paths
 from tests.builders import DAY, NOW, Issued, make_ca, make_intermediate, make_leaf
 
@@ -76,29 +76,30 @@ def test_the_usages_of_a_ca_limit_leaves_and_not_the_cas_below(usages: list[str]
 
 def searches(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
     counted = mock.Mock(side_effect=find_paths)
-    monkeypatch.setattr(policy, "find_paths", counted)
+    monkeypatch.setattr(issuance, "find_paths", counted)
     return counted
 
 
 def test_certificates_with_the_name_of_a_ca_cost_one_search_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """A user can add them to each file. They are compared with the CAs of the entry only, and not with each other. A
-    certificate with another issuer costs no search. The index calls `alive` for each search.
+    certificate with another issuer, or of no CA, costs no search. The index calls `alive` for each search.
     """
     counted, calls = searches(monkeypatch), list[None]()
     junk = [make_ca() for _ in range(20)]
-    others = [make_ca("other"), make_intermediate(make_ca("other")), make_leaf(make_ca("other"))]
+    others = [make_ca("other"), make_intermediate(make_ca("other")), make_leaf(make_ca("other")), make_leaf(CA, "leaf")]
     files = [seen(f"/srv/{number}.pem", make_leaf(CA, "app"), *junk, *others) for number in range(10)]
     made = PatternFiles(lambda: calls.append(None))
     made.begin(Inventory(tuple(files)))
     made.of(files[0], ISSUERS)
     assert counted.call_count == len(junk) + len(files)
-    assert len(calls) == len(junk) + len(others) + len(files)
+    assert len(calls) == len(junk) + len(files)
     assert all(len(call.args[2]) == 0 for call in counted.call_args_list)
 
 
 def test_an_unchanged_file_costs_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next pass searches only for new certificates, or if the CAs of the entry have changed. Without a change, the
-    result is the same object, so that no verdict is repeated. A result that one pass does not use is dropped.
+    result is the same object, so that no verdict is repeated. The results for a certificate or a CA that is no longer
+    there are dropped.
     """
     counted, before = searches(monkeypatch), PatternContents()
     files = tuple(seen(f"/srv/{number}.pem", make_leaf(CA, "app"), SUB) for number in range(5))
@@ -112,11 +113,38 @@ def test_an_unchanged_file_costs_no_search(monkeypatch: pytest.MonkeyPatch) -> N
         found = made.of(files[0], issuers)
         assert (counted.call_count, found is before) == (number, number == 0)
         before = found
-    for _ in range(2):
-        made.begin(Inventory(files))
+    for inventory, issuers, number in (
+        (files, ISSUERS, 6), (files[:1], ISSUERS, 0), (files, ISSUERS, 4),
+    ):  # fmt: skip
+        counted.reset_mock()
+        made.begin(Inventory(inventory))
+        made.of(files[0], issuers)
+        assert counted.call_count == number
     counted.reset_mock()
+    for _ in range(2):
+        made.begin(Inventory(files))  # a pass in which no certificate of the pattern is due
     made.of(files[0], ISSUERS)
-    assert counted.call_count == 6
+    assert counted.call_count == 0
+
+
+def test_a_change_of_one_file_costs_only_the_searches_of_that_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The owner of thousands of files can change one of them in each pass: a leaf, a false CA, or a CA of other files.
+    A CA that returns costs no search.
+    """
+    counted = searches(monkeypatch)
+    junk = [make_ca() for _ in range(20)]
+    files = [seen(f"/srv/{number}.pem", make_leaf(CA, "app"), *junk) for number in range(5)]
+    files += [seen(f"/srv/below-{number}.pem", make_leaf(SUB, "app")) for number in range(3)]
+    leaf, false = seen("/srv/x.pem", make_leaf(CA, "app")), seen("/srv/x.pem", make_leaf(CA, "app"), make_ca())
+    sub = seen("/srv/sub.pem", make_leaf(CA, "app"), SUB)
+    made = PatternFiles(lambda: None)
+    for added, number in (
+        ([], 28), ([leaf], 1), ([false], 2), ([sub], 5), ([], 0), ([sub], 2), ([sub], 0),
+    ):  # fmt: skip
+        counted.reset_mock()
+        made.begin(Inventory((*files, *added)))
+        made.of(files[0], ISSUERS)
+        assert counted.call_count == number
 
 
 def test_a_certificate_in_the_files_of_two_entries_costs_one_search(monkeypatch: pytest.MonkeyPatch) -> None:

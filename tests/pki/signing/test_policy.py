@@ -31,13 +31,13 @@ from certmond.pki.signing.policy import (
     entry_that_fixes,
     fixed_by,
     grant,
-    is_issued,
     is_reserved,
     outdone,
     surplus,
 )
 from certmond.pki.signing.template import EXTENDED, Template, Terms, first, general_name, successor
 from certmond.pki.x509.certificate import Certificate, attributes_of, names_in
+from certmond.pki.x509.issuance import is_issued
 from tests.builders import DAY, HOUR, NOW, YEAR, Issued, make_ca, make_intermediate, make_leaf, make_server, new_key
 
 ROOT, TWIN, FORMER = make_ca(), make_ca(), make_ca()
@@ -214,14 +214,13 @@ def test_a_later_certificate_in_another_file_counts_whatever_the_chain_of_this_f
     assert "lacks these contents" in denied(decided(old, entry(), basis_of(old, later_elsewhere=(later.facts,))))
 
 
-def test_false_cas_in_the_chain_hide_no_later_certificate() -> None:
-    """The owner of a file can add certificates with the name of the CA that issued the later certificate."""
+def test_a_later_certificate_in_the_archive_needs_a_ca() -> None:
+    """The evidence contains the intermediate CAs. Those in the chain of the file can be false."""
     sub = make_intermediate(ROOT, "sub")
     later, old = make_leaf(sub, "app", not_after=NOW + YEAR), make_leaf(ROOT, "app", names=["DNS:app"], **OLD)
     false = [make_intermediate(TWIN, "sub", subject_key_id=sub.subject_key_id) for _ in range(101)]
-    derived = basis_of(old, *false, sub, later=(later.facts,))
-    assert derived.later == (later.facts,)
-    assert derived == basis_of(old, *false, later=(later.facts,), intermediates=(sub.facts,))
+    assert basis_of(old, *false, sub, later=(later.facts,)).later == ()
+    assert basis_of(old, *false, later=(later.facts,), intermediates=(sub.facts,)).later == (later.facts,)
 
 
 def test_many_later_certificates_grant_only_what_the_entry_fixes() -> None:
