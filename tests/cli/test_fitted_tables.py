@@ -120,3 +120,20 @@ def test_a_document_without_steps_has_no_table() -> None:
     with console.capture() as text:
         console.print(plan_table({"steps": [], "held": [], "changes_at": None}))
     assert text.get() == "nothing to do now\n"
+
+
+def test_a_held_file_of_a_pattern_is_named() -> None:
+    """If the plan contains several files of an entry, each held step has its path."""
+    held = [
+        {"target": name, "path": f"/srv/{path}.pem", "because": "the key is shared", "until": None}
+        for name, path in (("many", "a"), ("many", "b"), ("leaf", "c"))
+    ]
+    console = Console(width=100)
+    with console.capture() as text:
+        console.print(plan_table({"steps": [], "held": held, "changes_at": None}))
+    assert [" ".join(line.split()) for line in text.get().splitlines()] == [
+        "no step now",
+        "held many (/srv/a.pem): the key is shared",
+        "held many (/srv/b.pem): the key is shared",
+        "held leaf: the key is shared",
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import groupby
@@ -89,6 +90,9 @@ def _left(document: dict[str, Any]) -> Iterator[Text]:
     known = {(each["target"], each["path"]) for each in waiting}
     critical = {(each["certificate"], each["path"]): each["message"] for each in unresolved}
     held = [each for each in document["held"] if (each["target"], each["path"]) not in known]
+    paths = defaultdict[str, set[str]](set)
+    for each in (*document["steps"], *held, *waiting):
+        paths[each["target"]].add(each["path"])
     for each in (*held, *waiting):
         if each["because"] in critical.get((each["target"], each["path"]), ""):
             continue
@@ -98,7 +102,9 @@ def _left(document: dict[str, Any]) -> Iterator[Text]:
             fact = f"{renewer} renews this certificate; certmond does not: {fact}"
         until = f" (until {_minute(each['until'])})" if each["until"] else ""
         label = ("waits   ", "cyan") if renewer else ("held    ", "yellow")
-        yield Text.assemble(label, f" {printable(each['target'])}: {printable(fact)}{until}")
+        # An entry with a pattern has several files.
+        target = each["target"] if len(paths[each["target"]]) == 1 else f"{each['target']} ({each['path']})"
+        yield Text.assemble(label, f" {printable(target)}: {printable(fact)}{until}")
     for each in unresolved:
         name = f"{each['certificate']}: " if each["certificate"] else ""
         text = printable(f"{name}{each['message']} [{each['reason']}]")
