@@ -23,7 +23,7 @@ class Notifier:
         self._wanted, self._is_ready = "NOTIFY_SOCKET" in os.environ, False
         mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         interval = os.environ.get("WATCHDOG_USEC", "0") if mine else "0"
-        if not (interval.isascii() and interval.isdigit()):
+        if not (interval.isascii() and interval.isdigit() and len(interval) < 20):
             fact = f"WATCHDOG_USEC has the value {interval!r} in the environment, and not a number of microseconds"
             raise CertmondError(f"{fact}; start certmond with systemctl, or unset this variable")
         self.watchdog = int(interval) / 1e6

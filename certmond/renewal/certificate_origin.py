@@ -62,6 +62,7 @@ class ProvenanceLookup:
         self._files, self._pattern_files = NodeFiles(root), PatternFiles(alive)
         self._evidence: dict[Identity, _Evidence] = {}
         self._passes, self._collected_in = 0, Counter[str]()  # the last pass that collected evidence of each entry
+        self._waiting: dict[Identity, datetime] = {}  # the time since which a certificate has no recent evidence
         self.is_complete = True
         """Whether the last call of `of_due` had time for all certificates without evidence."""
 
@@ -77,11 +78,11 @@ class ProvenanceLookup:
         access, found = WriterLookup(self._root), dict[Identity, Provenance]()
         former, evidence = dict[str, tuple[Certificate, ...]](), dict[Identity, _Evidence]()
         present = {each.spec.name: each.certificates for each in inventory.observations if each.spec.authority}
-        until = None if within is None else time.monotonic() + within
-        renewals = Renewals(self._ledger.attempts())
+        renewals, ordered = Renewals(self._ledger.attempts()), self._in_turn(due, now)
         self._pattern_files.begin(inventory)
         self._passes, self.is_complete = self._passes + 1, True
-        for seen in self._in_turn(due, now):
+        until = None if within is None else time.monotonic() + within
+        for seen in ordered:
             ca = next((name for name in seen.spec.ca if present.get(name)), None)
             with suppress(WriteError):
                 if ca and ca not in former:
@@ -97,6 +98,7 @@ class ProvenanceLookup:
                     continue
                 if not cached or not (is_over or self._is_recent(cached.at, now)):
                     self._collected_in[seen.name] = self._passes
+                    self._waiting.pop(seen.identity, None)
                     signed = is_issued(seen.certificates[0], seen.certificates[1:], issuers)
                     archived, intermediates = self._archived(seen, issuers)
                     made = self._provenance(seen, ca, access, former=before, signed=signed)
@@ -112,19 +114,25 @@ class ProvenanceLookup:
     def _in_turn(self, due: Iterable[Observation], now: datetime) -> list[Observation]:
         """Return the certificates in the order of the collection.
 
-        First the certificates without recent evidence, one of each entry in turn, so that the files of one entry do not
-        delay those of the others. First of the entry whose last collection is the oldest, and of an entry, first the
-        certificates without evidence, then those with the oldest evidence.
+        First the certificates without recent evidence, one of each entry in turn, and first of the entry whose last
+        collection is the oldest. Of an entry, first the certificate that waits for the longest time. Therefore, a user
+        who changes files again and again does not delay the other files. Then the certificates with recent evidence.
         """
-        turns, numbered = Counter[str](), list[tuple[tuple[int, int, int], Observation]]()
-        dated = [(cached.at if (cached := self._cached(seen)) else None, seen) for seen in due]
-        for at, seen in sorted(dated, key=lambda pair: pair[0].timestamp() if pair[0] else 0.0):
-            if at and self._is_recent(at, now):
-                numbered.append(((1, 0, 0), seen))
+        waiting, recent = dict[Identity, datetime](), list[Observation]()
+        observed = {seen.identity: seen for seen in due}
+        for identity, seen in observed.items():
+            cached = self._cached(seen)
+            if cached and self._is_recent(cached.at, now):
+                recent.append(seen)
             else:
-                numbered.append(((0, turns[seen.name], self._collected_in[seen.name]), seen))
-                turns[seen.name] += 1
-        return [seen for _, seen in sorted(numbered, key=itemgetter(0))]
+                begun = min(now, cached.at + self._config.resync) if cached else now
+                waiting[identity] = min(begun, self._waiting.get(identity, begun))
+        self._waiting, turns = waiting, Counter[str]()
+        numbered = list[tuple[tuple[int, int], Observation]]()
+        for identity in sorted(waiting, key=lambda each: waiting[each]):
+            numbered.append(((turns[identity[0]], self._collected_in[identity[0]]), observed[identity]))
+            turns[identity[0]] += 1
+        return [*(seen for _, seen in sorted(numbered, key=itemgetter(0))), *recent]
 
     def _cached(self, seen: Observation) -> _Evidence | None:
         """Return the evidence about an unchanged certificate, or None."""
@@ -157,7 +165,7 @@ class ProvenanceLookup:
         return replace(
             made,
             later=(*made.later, *before.later),
-            later_elsewhere=(*made.later_elsewhere, *before.later_elsewhere),
+            later_issued=(*made.later_issued, *before.later_issued),
             lost=made.lost or before.lost,
             more_later=made.more_later or before.more_later,
         )
@@ -266,4 +274,4 @@ def _with_later(
     holder = renewals.holder(seen, made.beside) if made.owner_writes and seen.spec.is_glob else None
     own = renewals.attempts.get(seen.identity)
     later = later_certificates(seen, archived, own, holder, owner_writes=made.owner_writes)
-    return replace(made, later=later.archived, later_elsewhere=later.elsewhere, lost=later.lost, more_later=later.more)
+    return replace(made, later=later.archived, later_issued=later.issued, lost=later.lost, more_later=later.more)

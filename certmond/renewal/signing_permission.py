@@ -75,7 +75,7 @@ class SigningPermissions:
             provenance = replace(provenance, uncompared=True)  # a later certificate can be in another file
         if provenance.owner_writes:
             new = self._new.get((step.target, holder_of(old)), {}).values()
-            provenance = replace(provenance, later_elsewhere=(*provenance.later_elsewhere, *new))
+            provenance = replace(provenance, later_issued=(*provenance.later_issued, *new))
         return basis(old, seen.certificates[1:], status.issuers, provenance)
 
     def check_authorities(self, step: Issue) -> None:

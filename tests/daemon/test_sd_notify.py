@@ -34,7 +34,7 @@ def test_a_name_cannot_add_a_notification(manager: socket.socket, tell: object) 
     assert reported == r"STATUS=1 critical (a\nWATCHDOG=trigger\nMAINPID=1\udcff: malformed)"
 
 
-@pytest.mark.parametrize("interval", ["abc", "", "-1", "1.5", "²"])
+@pytest.mark.parametrize("interval", ["abc", "", "-1", "1.5", "²", "9" * 5000])
 def test_a_malformed_interval_of_the_watchdog_is_an_error(interval: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A malformed WATCHDOG_USEC is an error with the name of the variable. For another process, it has no effect."""
     monkeypatch.setenv("WATCHDOG_USEC", interval)

@@ -148,9 +148,9 @@ def test_in_a_pattern_a_later_certificate_may_have_another_name(host: Host) -> N
         host.put(f"/srv/{name}.pem", each.pem + each.key_pem, 0o600)
         os.chown(host.at(f"/srv/{name}.pem"), ALICE, ALICE)
     lookup = evidence(host.config, host, inventory(host))
-    assert lookup["many", "/srv/old.pem"].later_elsewhere == (later.facts,)
+    assert lookup["many", "/srv/old.pem"].later_issued == (later.facts,)
     assert lookup["many", "/srv/old.pem"].possessed
-    assert lookup["many", "/srv/later.pem"].later_elsewhere == ()
+    assert lookup["many", "/srv/later.pem"].later_issued == ()
 
 
 def shared_name(host: Host, count: int, forged: int = 0) -> None:
@@ -177,7 +177,7 @@ def test_one_certificate_represents_the_others_with_its_contents(host: Host) -> 
     (last,) = x509.load_pem_x509_certificates(host.at("/srv/new-2.pem").read_bytes())
     lookup = evidence(host.config, host, inventory(host))
     for number in range(3):
-        (found,) = lookup["many", f"/srv/old-{number}.pem"].later_elsewhere
+        (found,) = lookup["many", f"/srv/old-{number}.pem"].later_issued
         assert found.serial == last.serial_number
 
 
@@ -190,7 +190,7 @@ def test_due_certificates_of_one_common_name_share_their_comparison(host: Host) 
     due = DueCertificates(host.config).of(seen, NOW)
     found = [*lookup.of_due(due, seen, NOW, within=3600.0).values()]
     assert len(found) == 6
-    assert all(len(each.later_elsewhere) <= 1 for each in found)
+    assert all(len(each.later_issued) <= 1 for each in found)
     assert len({id(each.beside) for each in found}) == 1
 
 
@@ -232,6 +232,7 @@ def test_the_files_of_one_entry_do_not_delay_those_of_another(host: Host, monkey
             path.write_bytes(path.read_bytes() + b"\n")
         one_pass(inventory(host), NOW + (number + 20) * host.config.resync)
     assert sum("/var/last.pem" in paths for paths in collected) == 3  # new files do not delay old evidence
+    assert set().union(*collected) == everything  # the first files do not delay the other files of their entry
 
 
 def test_a_renewal_of_another_file_counts_at_once(host: Host) -> None:
@@ -317,7 +318,7 @@ def test_the_evidence_before_a_signature_adds_to_that_of_the_plan(host: Host) ->
     for recorded in (renewals, Renewals({new.identity: last})):
         assert lookup.of(status_of(old), "ca", recorded).lost
         found = lookup.of(status_of(old, plan), "ca", recorded)
-        assert (found.later_elsewhere, found.lost) == (new.certificates, False)
+        assert (found.later_issued, found.lost) == (new.certificates, False)
     assert lookup.of(status_of(old, Provenance(lost=True)), "ca", Renewals({})).lost
     since = Renewals({new.identity: replace(last, sha256="0" * 64)})
     assert lookup.of(status_of(old, plan), "ca", since).lost
@@ -449,7 +450,7 @@ def test_the_last_one_is_later_where_a_generation_has_it(host: Host) -> None:
     archived(host, present, -2 * DAY)
     archived(host, last)
     known_facts(host, last.facts.sha256, NOW + DAY)
-    assert found(host)["apiserver"].later == (last.facts,)
+    assert (found(host)["apiserver"].later, found(host)["apiserver"].later_issued) == ((), (last.facts,))
     assert not found(host)["apiserver"].lost
 
 

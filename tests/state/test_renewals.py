@@ -142,19 +142,23 @@ def test_attempts_of_removed_files_are_dropped_except_the_latest(tmp_path: Path)
 
 @pytest.mark.long
 def test_the_last_renewal_of_each_common_name_is_kept(tmp_path: Path) -> None:
-    """However many files of other names have come and gone since. Attempts that installed nothing do not count."""
+    """However many files of other names have come and gone since. Attempts that installed nothing do not count, and
+    other entries have their own.
+    """
     failed = Attempt(NOW + HOUR, failures=1, sha256="ab", issued_at=NOW - DAY, common_name="app")
     first = {
         ("leaf", "/gone/0"): failed,
         ("leaf", "/gone/1"): Attempt(NOW, sha256="cd", common_name="app"),
         ("leaf", "/gone/2"): Attempt(NOW + HOUR, common_name="app"),
+        ("other", "/gone/3"): Attempt(NOW + HOUR, sha256="ef", common_name="app"),
     }
     flood = {("leaf", f"/flood/{number}"): Attempt(NOW + DAY, common_name="other") for number in range(250)}
     ledger = Ledger(tmp_path, lambda _: False)
     for identity, attempt in {**first, **flood}.items():
         ledger.store(identity, attempt)
     assert [identity for identity, each in ledger.attempts().items() if each.common_name == "app"] == [
-        ("leaf", "/gone/1")
+        ("leaf", "/gone/1"),
+        ("other", "/gone/3"),
     ]
 
 

@@ -191,7 +191,7 @@ class Provenance:
     ca_writers: str = ""  # can change or replace the file of the present CA
     later: tuple[Certificate, ...] = ()  # later certificates in the archive of the same file
     intermediates: tuple[Certificate, ...] = ()  # intermediate CAs in the same file and in its archive
-    later_elsewhere: tuple[Certificate, ...] = ()  # later certificates of a CA in other files of the same pattern
+    later_issued: tuple[Certificate, ...] = ()  # those that certmond installed, and those of a CA in the same pattern
     more_later: bool = False  # the other files have more later certificates with different contents
     beside: PatternContents = NO_FILES  # the files of the same pattern with the same common name
     lost: bool = False  # the last of the later certificates is unknown

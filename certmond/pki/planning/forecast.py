@@ -174,8 +174,8 @@ class _Simulation:
         self._assessment, self._policy, self._until = assessment, policy, until
         self._circumstances = replace(circumstances, hold=None, clock=None)
         self._parts = PlanParts(assessment, circumstances.derived)
-        self._past: dict[Identity, Attempt] = {}
-        self._recent: dict[Identity, Attempt] = {}  # the attempts that count for the hourly quota, in their order
+        self._renewed_once: set[Identity] = set()
+        self._recent: dict[Identity, Attempt] = {}  # renewals of the last hour: of these, pauses and quotas depend
         self._events: list[ForecastEvent] = []
         self._told: set[tuple[What, str, str]] = set()
 
@@ -209,10 +209,9 @@ class _Simulation:
     def _plan(self, due: Assessment) -> tuple[Plan, dict[Identity, datetime]]:
         while self._recent and next(iter(self._recent.values())).at <= due.taken_at - WINDOW:
             del self._recent[next(iter(self._recent))]
-        own = {each: self._past[each] for status in due.statuses if (each := status.seen.identity) in self._past}
-        made, times = plan_with_times(due, self._policy, self._recent | own, self._circumstances)
+        made, times = plan_with_times(due, self._policy, self._recent, self._circumstances)
         for held in made.held:  # at its end, a held certificate has an event
-            status = due.status(held.target, held.path)
+            status = self._parts.status((held.target, held.path))
             if status and status.certificate and (end := status.certificate.expires_at) > due.taken_at:
                 times[status.seen.identity] = min(end, times.get(status.seen.identity, end))
         return made, times
@@ -227,9 +226,9 @@ class _Simulation:
             self._events.append(ForecastEvent(now, What.RENEW, step.target, self._detail(step)))
             # a damaged certificate has no dates to continue from
             renewed[step.identity] = self._renewed(step, step.old) if step.old else _after_repair(step.status)
-            self._past[step.identity] = Attempt(now)
+            self._renewed_once.add(step.identity)
             self._recent.pop(step.identity, None)
-            self._recent[step.identity] = self._past[step.identity]
+            self._recent[step.identity] = Attempt(now)
         services = dict.fromkeys(service for step in steps for service in step.restarts)
         for service in services:
             why = ", ".join(step.target for step in steps if service in step.restarts)
@@ -263,7 +262,7 @@ class _Simulation:
 
     def _detail(self, step: Issue) -> str:
         """Return the detail of the step. From the second renewal on, omit the changes to the contents."""
-        if step.identity not in self._past:
+        if step.identity not in self._renewed_once:
             return step.detail
         return "; ".join(part for part in step.detail.split("; ") if part not in step.template.changes)
 
@@ -278,7 +277,7 @@ class _Simulation:
     def _tell_held(self, due: Assessment, made: Plan, starts: StartRenewals) -> None:
         now = due.taken_at
         for held in made.held:
-            status = due.status(held.target, held.path)  # None for a derived file
+            status = self._parts.status((held.target, held.path))  # None for a derived file
             barred = starts.barred.get((held.target, held.path))
             if not barred and status and (status.seen.spec.renewed_by or _is_kept(status)):
                 continue  # `_fates` or the restart of its service has its events

@@ -7,12 +7,10 @@ that the entry specifies, or that the later certificate also has.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Container, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from functools import cached_property
 from itertools import chain, takewhile
-from operator import attrgetter
 
 from certmond.immutable_class import immutable
 from certmond.pki.assessment.renewal_attempt import Attempt
@@ -31,7 +29,6 @@ def holder_of(certificate: Certificate) -> str | None:
     return None if certificate.common_name is None else printable(certificate.common_name)
 
 
-_NOT_BEFORE, _NOT_AFTER = attrgetter("not_before"), attrgetter("not_after")
 _MAX_CONTENTS = 20
 """Number of later certificates with different contents that the search returns."""
 
@@ -79,8 +76,8 @@ class Holder:
         for certificate, contents in self._contents.items():
             if contents is not None:
                 groups[contents].append(certificate)
-        self._by_end = _last_of_groups(groups, _NOT_AFTER)
-        self._by_start = _last_of_groups(groups, _NOT_BEFORE)
+        last = [(max(group, key=lambda each: each.not_after), contents) for contents, group in groups.items()]
+        self._by_end = sorted(last, key=lambda pair: pair[0].not_after, reverse=True)
         self._by_time = sorted(self._renewed(groups), key=lambda each: each[0].put_in_place_at, reverse=True)
         missing = [each for sha256, each in self._installed.items() if sha256 not in self._in_files]
         self._missing = _Ranked(missing)
@@ -109,13 +106,12 @@ class Holder:
     def later(self, present: Certificate) -> tuple[dict[Hashable, Certificate], bool]:
         """Return a later certificate of each contents, except the contents of `present`, and whether there are more.
 
-        A certificate is later if its start or its end is later, or if a later renewal installed the certificate.
+        A certificate is later if its end is later, or if a later renewal installed the certificate.
         """
         found, own = dict[Hashable, Certificate](), self._contents.get(present)
         by_end = takewhile(lambda pair: pair[0].not_after > present.not_after, self._by_end)
-        by_start = takewhile(lambda pair: pair[0].not_before > present.not_before, self._by_start)
         by_time = takewhile(lambda each: each[0].put_in_place_at > present.not_before, self._by_time)
-        for certificate, contents in chain(by_end, by_start, ((each[1], each[2]) for each in by_time)):
+        for certificate, contents in chain(by_end, ((each[1], each[2]) for each in by_time)):
             if contents != own and contents not in found:
                 if len(found) == _MAX_CONTENTS:
                     return found, True
@@ -133,14 +129,6 @@ class Holder:
         `archived` contains the SHA-256 of certificates that are not missing, and the SHA-256 of `present`.
         """
         return self._missing.has_later(present, archived)
-
-
-def _last_of_groups(
-    groups: Mapping[Hashable, Iterable[Certificate]], date: Callable[[Certificate], datetime]
-) -> list[tuple[Certificate, Hashable]]:
-    """Return the certificate with the last `date` of each group, and the contents of the group, the last date first."""
-    last = ((max(group, key=date), contents) for contents, group in groups.items())
-    return sorted(last, key=lambda pair: date(pair[0]), reverse=True)
 
 
 def _last_of_each(attempts: Iterable[Attempt]) -> dict[str, Attempt]:
@@ -173,13 +161,14 @@ class _Ranked:
 class LaterCertificates:
     """The certificates that are later than a present certificate.
 
-    `archived` are the certificates in the archive of the same file, and `elsewhere` those in other files of the
-    pattern. `lost` is True if a later certificate exists neither in the archive nor in a file. `more` is True if the
-    other files have more later certificates with different contents.
+    `archived` are certificates in the archive of the same file, whose issuers are not checked. `issued` are those that
+    certmond installed, and those of a CA of the entry in other files of the pattern. `lost` is True if a later
+    certificate exists neither in the archive nor in a file. `more` is True if the other files have more later
+    certificates with different contents.
     """
 
     archived: tuple[Certificate, ...] = ()
-    elsewhere: tuple[Certificate, ...] = ()
+    issued: tuple[Certificate, ...] = ()
     lost: bool = False
     more: bool = False
 
@@ -195,27 +184,22 @@ def later_certificates(
     """
     present = seen.certificates[0]
     hashes = {each.sha256 for each in (present, *archived)}
-    last, elsewhere = None, tuple[Certificate, ...]()
+    last, issued = None, tuple[Certificate, ...]()
     if own and own.sha256 and own.sha256 != present.sha256:
         is_later = is_older(present, own) if owner_writes else _ends_earlier(present, own)
         last = own.sha256 if is_later or present in archived else None
     # If certmond installed the present certificate, the renewals of other files do not make this certificate old.
     is_own = own is not None and own.sha256 == present.sha256
     others = holder if not is_own else None
-    later = tuple(
-        each
-        for each in archived
-        if each.not_after > present.not_after
-        or (owner_writes and not is_own and each.not_before > present.not_before)
-        or each.sha256 == last
-        or (others and others.is_later(each.sha256, present))
-    )
+    # The record proves the origin of an installed certificate, also if the archive does not contain its issuing CA.
+    installed = [each for each in archived if each.sha256 == last or (others and others.is_later(each.sha256, present))]
+    later = tuple(each for each in archived if each.not_after > present.not_after and each not in installed)
     lost, more = others is not None and others.misses_later(present, hashes), False
     if holder:
         contents, more = holder.later(present)
-        elsewhere = (*contents.values(), *filter(None, [holder.in_file(last)]))
+        issued = (*contents.values(), *filter(None, [holder.in_file(last)]))
     lost = lost or (last is not None and last not in hashes and not (holder and holder.in_file(last)))
-    return LaterCertificates(later, tuple(dict.fromkeys(elsewhere)), lost, more)
+    return LaterCertificates(later, tuple(dict.fromkeys((*installed, *issued))), lost, more)
 
 
 def is_older(present: Certificate, attempt: Attempt) -> bool:

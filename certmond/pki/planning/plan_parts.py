@@ -23,7 +23,7 @@ class PlanParts:
     """The certificates of a node, in parts.
 
     Two certificates are in one part if they use the same file, if certmond derives a file of one from the other, or if
-    both are damaged. Each plan also depends on the CAs. In the beginning, all parts are due.
+    both are damaged. A plan also depends on the CAs of the certificates. In the beginning, all parts are due.
     """
 
     def __init__(self, assessment: Assessment, derived: Mapping[str, tuple[str, str]]) -> None:
@@ -34,14 +34,16 @@ class PlanParts:
         for place, (status, part) in enumerate(zip(self._statuses, self._part_of, strict=True)):
             self._places[status.seen.identity].append(place)
             self._members[part].append(place)
-        specs = [(place, status.seen.spec) for place, status in enumerate(self._statuses)]
-        self._cas = [place for place, spec in specs if spec.authority]
-        self._of_services = [place for place, spec in specs if spec.renewed_by]
+        self._cas = defaultdict[str, list[int]](list)
+        for place, status in enumerate(self._statuses):
+            if status.seen.spec.authority:
+                self._cas[status.seen.name].append(place)
+        self._of_services = [place for place, status in enumerate(self._statuses) if status.seen.spec.renewed_by]
         self._queue, self._time_of = list[tuple[datetime, int]](), dict[int, datetime]()
         self._due = {*self._members}
 
     def due(self, now: datetime) -> Assessment:
-        """Return the certificates of the due parts, and the CAs. With a damaged file, return the whole node."""
+        """Return the certificates of the due parts, and their CAs. With a damaged file, return the whole node."""
         while self._queue and self._queue[0][0] <= now:
             at, part = heappop(self._queue)
             if self._time_of.get(part) == at:
@@ -51,13 +53,21 @@ class PlanParts:
             places = range(len(self._statuses))
         return self._at(now, places)
 
+    def status(self, identity: Identity) -> CertificateStatus | None:
+        """Return the present status of a certificate, or None if the node has no such certificate."""
+        places = self._places.get(identity)
+        return self._statuses[places[-1]] if places else None
+
     def of_services(self, now: datetime) -> Assessment:
         """Return the certificates that a service or another program renews, and the CAs."""
         return self._at(now, self._of_services)
 
-    def _at(self, now: datetime, places: Iterable[int]) -> Assessment:
-        chosen = tuple(self._statuses[place] for place in sorted({*places, *self._cas}))
-        return replace(self._assessment, taken_at=now, statuses=chosen)
+    def _at(self, now: datetime, places: Collection[int]) -> Assessment:
+        specs = [self._statuses[place].seen.spec for place in places]
+        # A start of a service can create a new CA in place of any CA without its key.
+        names = {*self._cas} if any(spec.renewed_by for spec in specs) else {name for spec in specs for name in spec.ca}
+        chosen = sorted({*places, *(place for name in names for place in self._cas.get(name, ()))})
+        return replace(self._assessment, taken_at=now, statuses=tuple(self._statuses[place] for place in chosen))
 
     def update(self, changed: Mapping[Identity, CertificateStatus]) -> None:
         """Replace the status of certificates. Their parts are due."""

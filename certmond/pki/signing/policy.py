@@ -122,7 +122,7 @@ def basis(
     if provenance.more_later:
         reasons.append("the pattern contains many later certificates with different contents")
     later = tuple(each for each in provenance.later if is_issued(each, provenance.intermediates, known))
-    return Basis(None if reasons else certificate, tuple(reasons), (*later, *provenance.later_elsewhere))
+    return Basis(None if reasons else certificate, tuple(reasons), (*later, *provenance.later_issued))
 
 
 def contents_of(certificate: Certificate) -> Hashable:

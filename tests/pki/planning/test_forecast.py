@@ -302,6 +302,15 @@ def test_the_quota_of_a_pattern_applies_to_a_forecast(monkeypatch: pytest.Monkey
     assert [at - NOW for at, _ in reported(found, What.RENEW)] == [0 * HOUR, 0 * HOUR, HOUR, HOUR]
 
 
+def test_a_step_that_another_step_permits_is_next() -> None:
+    """The plan of an instant has one step for each file. The second entry of a file follows at the next instant."""
+    due = see(row(), leaf(NOW + DAY))
+    twin = replace(see(row("twin"), leaf(NOW + DAY)), path=due.path, key_path=due.key_path)
+    soon = see(row("soon"), leaf(NOW + 30 * DAY + SECOND))
+    found = foresee(World((CA, due, twin, soon)), DAY / 2)
+    assert reported(found, What.RENEW) == [(NOW, "leaf"), (NOW + SECOND, "twin"), (NOW + SECOND, "soon")]
+
+
 def test_certificates_of_one_file_are_planned_together() -> None:
     """A renewal that would break another entry of the same key is held, although that entry is not due."""
     due, other = see(row(), leaf(NOW + DAY)), see(row("other"), leaf(NOW + YEAR))
@@ -328,6 +337,14 @@ def test_the_end_of_a_certificate_whose_file_is_gone_is_reported() -> None:
     assert reported(found, *What) == [(NOW, "leaf"), (NOW + 50 * DAY + TICK, "leaf")]
     hold, end = found.events
     assert (hold.what, end.what, end.detail) == (What.HOLD, What.EXPIRE, f"expires: {hold.detail}")
+
+
+def test_a_certificate_that_the_same_instant_renews_does_not_expire() -> None:
+    """A kubeconfig and its file can be observed twice. The first observation is held, and the second one is renewed."""
+    expired, other = see(row(), leaf(NOW - DAY)), see(row("other"), leaf(NOW + YEAR))
+    found = foresee(World((CA, replace(expired, key_path=other.key_path), expired, other)), HOUR)
+    assert reported(found, What.RENEW, What.HOLD, What.EXPIRE) == [(NOW, "leaf"), (NOW, "leaf")]
+    assert reported(found, What.EXPIRE) == []
 
 
 def test_a_hold_that_a_repair_begins_is_reported_with_the_repair() -> None:

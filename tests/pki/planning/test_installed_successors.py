@@ -52,7 +52,7 @@ def test_a_certificate_from_before_the_last_renewal_is_older_whatever_its_end() 
     present = seen("/srv/one.pem", PRESENT, ONE)
     known = {present.identity: ATTEMPT}
     assert later(present, known).lost
-    assert later(present, known, archived=[RENEWED]) == LaterCertificates((RENEWED.facts,))
+    assert later(present, known, archived=[RENEWED]) == LaterCertificates((), (RENEWED.facts,))
     assert not later(present, known, owner_writes=False).lost
     assert later(present, known, archived=[PRESENT], owner_writes=False).lost
     ends_later = replace(ATTEMPT, ends_at=PRESENT.facts.not_after + DAY)
@@ -79,7 +79,7 @@ def test_in_a_pattern_the_renewal_of_another_file_counts() -> None:
     present = seen("/srv/b.pem", PRESENT)
     beside = {("many", "/srv/a.pem"): ATTEMPT}
     assert later(present, beside).lost
-    assert later(present, beside, archived=[RENEWED]) == LaterCertificates((RENEWED.facts,))
+    assert later(present, beside, archived=[RENEWED]) == LaterCertificates((), (RENEWED.facts,))
     assert not later(present, {("many", "/srv/a.pem"): replace(ATTEMPT, common_name="other")}).lost
     assert not later(present, {("many", "/srv/a.pem"): replace(ATTEMPT, sha256=PRESENT.facts.sha256)}).lost
     assert not later(seen("/srv/one.pem", PRESENT, ONE), {("one", "/srv/a.pem"): ATTEMPT}).lost
@@ -104,24 +104,24 @@ def test_the_last_certificate_of_a_file_is_not_lost_if_another_file_contains_it(
 
 def test_a_certificate_of_an_unknown_ca_counts_only_if_certmond_installed_it() -> None:
     """The owner of the file can remove the CA from its chain, and the operator can have replaced the CA."""
-    present = seen("/srv/b.pem", PRESENT)
-    recorded = {("many", "/srv/a.pem"): ATTEMPT}
-    for attempts, contents, elsewhere in (
-        (recorded, None, (RENEWED.facts,)), (recorded, "contents", (RENEWED.facts,)),
-        ({}, None, ()), ({}, "contents", (RENEWED.facts,)),
+    recorded, ends_later = {("many", "/srv/a.pem"): ATTEMPT}, make_leaf(CA, "app", not_after=NOW + 20 * YEAR)
+    for other, attempts, contents, is_later in (
+        (RENEWED, recorded, None, True), (RENEWED, recorded, "contents", True), (RENEWED, {}, "contents", False),
+        (ends_later, {}, None, False), (ends_later, {}, "contents", True),
     ):  # fmt: skip
-        holder = Renewals(attempts).holder(present, PatternContents({RENEWED.facts: contents}))
+        present = seen("/srv/b.pem", PRESENT)
+        holder = Renewals(attempts).holder(present, PatternContents({other.facts: contents}))
         found = later_certificates(present, [], None, holder, owner_writes=True)
-        assert found == LaterCertificates((), elsewhere)
+        assert found == LaterCertificates((), (other.facts,) if is_later else ())
 
 
-def test_a_certificate_that_starts_later_is_later() -> None:
-    """A certificate that ends later can have been issued earlier. In a file of root alone, the end decides."""
-    present = seen("/srv/b.pem", PRESENT)
-    assert later(present, {}, archived=[RENEWED]) == LaterCertificates((RENEWED.facts,))
-    assert later(present, {}, archived=[RENEWED], owner_writes=False) == LaterCertificates()
-    before = make_leaf(CA, "app", not_before=NOW - YEAR, not_after=NOW + YEAR)
-    assert later(present, {}, archived=[before]) == LaterCertificates()
+def test_an_archived_certificate_that_ends_later_is_later() -> None:
+    """Without a record, its issuer is not proven. A later start proves nothing, because a certificate of kubeadm has
+    the start of its CA (pkiutil, NewSignedCert).
+    """
+    present, ends = seen("/srv/b.pem", RENEWED), make_leaf(CA, "app", not_before=NOW, not_after=NOW + 2 * YEAR)
+    assert later(present, {}, archived=[ends, PRESENT]) == LaterCertificates((ends.facts, PRESENT.facts))
+    assert later(seen("/srv/b.pem", PRESENT), {}, archived=[RENEWED]) == LaterCertificates()
 
 
 def test_a_restored_certificate_hides_no_later_one() -> None:
@@ -142,7 +142,7 @@ def test_more_different_contents_than_the_limit_are_reported() -> None:
     }
     for some, more in ((dict(list(files.items())[:number]), False), (files, True)):
         found = later_certificates(present, [], None, Holder([], PatternContents(some)), owner_writes=True)
-        assert (len(found.elsewhere), found.lost, found.more) == (number, False, more)
+        assert (len(found.issued), found.lost, found.more) == (number, False, more)
 
 
 def test_the_record_of_a_common_name_is_made_once() -> None:
@@ -200,11 +200,7 @@ def test_one_certificate_stands_for_all_with_equal_contents(
     recorded = {each.sha256 for each in attempts}
     contents = {each: contents_of(each) for each in files if issued[each] or each.sha256 in recorded}
     followed = {each.sha256 for each in attempts if is_older(present, each)}
-    is_later = {
-        each
-        for each in files
-        if each.not_after > present.not_after or each.not_before > present.not_before or each.sha256 in followed
-    }
+    is_later = {each for each in files if each.not_after > present.not_after or each.sha256 in followed}
     found, more = holder.later(present)
     assert set(found.values()) <= is_later
     assert {each: contents_of(each) for each in found.values()} == {each: key for key, each in found.items()}

@@ -74,6 +74,19 @@ def test_the_usages_of_a_ca_limit_leaves_and_not_the_cas_below(usages: list[str]
     assert index(file).of(file, ISSUERS)[later.facts] == contents_of(later.facts)
 
 
+def test_a_ca_is_judged_again_with_the_cas_above() -> None:
+    """A CA that is first without the CA above, and then with it, is a CA of the entry from then on, and conversely."""
+    leaf = make_leaf(BELOW, "app")
+    without, above = seen("/srv/a.pem", leaf, BELOW), seen("/srv/b.pem", make_leaf(CA, "app"), SUB)
+    made = PatternFiles(lambda: None)
+    for files, contents in (
+        ((without,), None), ((without, above), contents_of(leaf.facts)), ((without,), None),
+        ((without, above), contents_of(leaf.facts)),
+    ):  # fmt: skip
+        made.begin(Inventory(files))
+        assert made.of(without, ISSUERS)[leaf.facts] == contents
+
+
 def searches(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
     counted = mock.Mock(side_effect=find_paths)
     monkeypatch.setattr(issuance, "find_paths", counted)

@@ -12,7 +12,7 @@ from certmond.pki.catalog.observation import Observation
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.planning.plan_parts import PlanParts
 from certmond.pki.planning.steps import Identity
-from tests.builders import DAY, NOW, YEAR
+from tests.builders import DAY, NOW, YEAR, make_ca
 from tests.pki.planning.test_renewals import CA, World, leaf, row, see
 
 A, B, C = (see(row(name), leaf(NOW + YEAR)) for name in "abc")
@@ -26,9 +26,9 @@ def due(found: PlanParts, now: datetime) -> str:
     """Return the names of the due certificates except the CA."""
     assessment = found.due(now)
     assert assessment.taken_at == now
-    first, *others = [status.seen.name for status in assessment.statuses]
-    assert first == "ca"
-    return "".join(others)
+    names = [status.seen.name for status in assessment.statuses]
+    assert names[:1] == ["ca"] * bool(names)
+    return "".join(names[1:])
 
 
 def at(**times: int) -> dict[Identity, datetime]:
@@ -131,6 +131,22 @@ def test_an_unfinished_part_remains_due() -> None:
     due(found, NOW)
     assert found.schedule(at(a=3, b=1), [A.identity]) == NOW + DAY
     assert due(found, NOW + DAY) == "ab"
+
+
+def test_a_plan_has_the_cas_of_its_certificates() -> None:
+    """A node can have many CAs. Before a start of a service, all CAs of this service must be complete."""
+    other = see(replace(CA.spec, name="etcd-ca", path="/pki/etcd-ca.crt"), make_ca(not_after=NOW + YEAR))
+    start = see(row("b", renewed_by="k3s, at a start", consumers=["k3s"], renewed_at_start="90d"), leaf(NOW + YEAR))
+    found = parts(other, A, start)
+    found.due(NOW)
+    found.schedule({A.identity: NOW + DAY, start.identity: NOW + 2 * DAY}, ())
+    assert [status.seen.name for status in found.due(NOW + DAY).statuses] == ["ca", "a"]
+    found.schedule({}, ())
+    assert [status.seen.name for status in found.due(NOW + 2 * DAY).statuses] == ["ca", "etcd-ca", "b"]
+    known = found.status(A.identity)
+    assert known
+    assert known.seen is A
+    assert found.status(("a", "/elsewhere")) is None
 
 
 def test_certificates_that_another_program_renews_are_apart() -> None:

@@ -211,7 +211,7 @@ def test_a_later_certificate_in_another_file_counts_whatever_the_chain_of_this_f
     """The evidence has checked the CA of this certificate with the chain of that file."""
     later = make_leaf(make_intermediate(ROOT), "app", not_after=NOW + YEAR)
     old = make_leaf(ROOT, "app", names=["DNS:app"], **OLD)
-    assert "lacks these contents" in denied(decided(old, entry(), basis_of(old, later_elsewhere=(later.facts,))))
+    assert "lacks these contents" in denied(decided(old, entry(), basis_of(old, later_issued=(later.facts,))))
 
 
 def test_a_later_certificate_in_the_archive_needs_a_ca() -> None:
