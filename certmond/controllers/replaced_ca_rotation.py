@@ -6,7 +6,7 @@ This module defines the finding, the parameters of the rotation, and the reasons
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -150,7 +150,7 @@ class CAChanges:
 
     def _new_rotation(self, change: Change, verdict: Verdict, now: datetime, *, at_once: bool) -> Rotation | None:
         mode = Mode.REPLACE if at_once else _mode(change, verdict, now)
-        identity = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+        identity = f"{now:%Y%m%dT%H%M%SZ}-{os.urandom(3).hex()}"
         made = begin(Rotation(identity, change.family, mode, change.old, change.new, Phase.PREPARE, now, found=True))
         return None if self.refusal(made) else made
 

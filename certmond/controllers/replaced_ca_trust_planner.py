@@ -6,7 +6,7 @@ records the interim trust, and steps of the plan write the files.
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
@@ -88,7 +88,7 @@ class InterimTrust:
             return None
         if writer := self._files.other_writer(ground.path, None):
             return f"certmond does not add trust in the old CA, because {writer}; let only root write there"
-        return interim_of(change, ground, known, now, f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}")
+        return interim_of(change, ground, known, now, f"{now:%Y%m%dT%H%M%SZ}-{os.urandom(3).hex()}")
 
     def _message(self, family: str, ground: Ground, replaced: CAChanges, new_aid: Rotation | str | None) -> str | None:
         recorded, enforces = self.recorded.get(family), self._config.mode == "enforce"

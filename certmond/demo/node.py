@@ -123,6 +123,8 @@ _PODS = {
 
 @immutable
 class _Issued:
+    """A certificate of the demonstration, and its private key."""
+
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
 

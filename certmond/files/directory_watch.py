@@ -11,12 +11,14 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from certmond.deferred_module import defer
 from certmond.files.directory_names import WatchedNames, added_names
 from certmond.files.mount_table import JOIN_TIMEOUT, MountTable, filesystem_type, is_eventless
 from certmond.immutable_class import immutable
 from certmond.library_subset import register
 
 register("watchdog.observers")  # its `__init__` imports observers of directory trees, which take 0.5 MB in the daemon
+defer("ctypes.util")  # watchdog imports this module, and on Linux does not use it
 
 from watchdog.observers.inotify_c import (  # noqa: E402 - `register` must run first
     CallbackId,
@@ -50,6 +52,8 @@ _MAX_PATHS = 16_384  # for more changed paths, a read of all files is not more w
 
 @immutable
 class Changes:
+    """The changes since the last call of `take_changes`."""
+
     everything: bool
     """True if the caller must read all files again: after lost events, a mount, or too many changed paths."""
     paths: frozenset[str]
@@ -68,6 +72,8 @@ def affects(point: str, interest: Interest) -> bool:
 
 @dataclass(slots=True, eq=False)
 class _Directory:
+    """A watched directory, or a directory that exists no longer or not yet."""
+
     path: str
     names: WatchedNames
     identity: tuple[int, int] | None = None

@@ -31,6 +31,8 @@ class Writers:
 
 @immutable
 class _Trusted:
+    """The users and groups that may write a file or a directory."""
+
     users: frozenset[int]
     groups: frozenset[int | None]
     owner: int | None

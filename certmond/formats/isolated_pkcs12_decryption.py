@@ -11,7 +11,6 @@ from datetime import timedelta
 
 from certmond.errors import LimitError, MalformedError, SigningError, UnreachableError
 from certmond.pki.x509.certificate_file_parser import Document, Opened, decode
-from certmond.subprocesses import run_python
 
 CPU_SECONDS = 1
 """Maximum CPU time of the separate process, in seconds. The start of Python takes one tenth of this time."""
@@ -51,7 +50,11 @@ def open_isolated(data: bytes, password: bytes | None) -> Opened:
     """
     size = (-1 if password is None else len(password)).to_bytes(8, signed=True)
     try:
+        from certmond.subprocesses import run_python  # noqa: PLC0415 - most nodes have no PKCS#12 file
+
         ended = run_python(_PROGRAM, _TIMEOUT, size + (password or b"") + data)
+    except ImportError as error:  # an upgrade has replaced the module, or no descriptor is available
+        raise UnreachableError(f"{_UNOPENED} ({error})") from None
     except (SigningError, OSError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
         why = cause.strerror if isinstance(cause, OSError) else f"no result after {_TIMEOUT.seconds} seconds"

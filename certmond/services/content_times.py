@@ -26,6 +26,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @immutable
 class _Known:
+    """The digest of a file, and the time since which the file has this content."""
+
     sha256: str
     since: Instant
 

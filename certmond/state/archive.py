@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,6 +51,8 @@ class Generation:
 
 @immutable
 class ArchivedFile:
+    """A file of a node in the archive."""
+
     path: str
     content: bytes = field(repr=False)
     mode: int
@@ -83,6 +84,8 @@ class _File:
 
 @immutable
 class _Description:
+    """The description of a generation."""
+
     when: datetime
     description: dict[str, str]
     files: tuple[_File, ...]
@@ -115,7 +118,7 @@ class Archive:
         with blaming(str(home)):
             last = max(map(_number, generations), default=0)
             generation = f"{last + 1:06d}-{when.astimezone(UTC):%Y%m%dT%H%M%SZ}"
-            draft = home / f".{secrets.token_hex(8)}"
+            draft = home / f".{os.urandom(8).hex()}"
             make_directory(draft)
         facts = {
             "version": VERSION,

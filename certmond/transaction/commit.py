@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import signal
 import threading
 import time
@@ -186,7 +185,7 @@ class Writer:
 
         Raises one WriteError that lists every problem.
         """
-        identity = secrets.token_hex(8)
+        identity = os.urandom(8).hex()
         entries, descriptors, problems = list[Entry](), list[int | None](), list[str]()
         with blaming(str(self._where)):
             left = list(self._records.left())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sys
 from contextlib import suppress
 
 import pytest
@@ -87,6 +88,14 @@ def test_a_failed_start_of_the_process_is_a_finding(monkeypatch: pytest.MonkeyPa
     assert (fault.reason, fault.detail) == (Reason.UNREADABLE, f"{UNOPENED} (No such file or directory)")
     assert fault.remedy
     assert fault.remedy.endswith("systemctl reload certmond")
+
+
+def test_a_missing_module_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If an upgrade has removed the module that starts the process, the scan continues."""
+    monkeypatch.setitem(sys.modules, "certmond.subprocesses", None)
+    (fault,) = decode_isolated(concealing(1, b""), "/a.p12").faults
+    assert fault.reason is Reason.UNREADABLE
+    assert fault.detail.startswith(f"{UNOPENED} (import of certmond.subprocesses halted")
 
 
 @pytest.mark.parametrize("killer", [signal.SIGKILL, signal.SIGTERM])

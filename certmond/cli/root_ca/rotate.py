@@ -6,6 +6,7 @@ runs, the commands execute the steps.
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -300,12 +301,10 @@ def _refuse_any(problems: tuple[str, ...]) -> None:
 
 
 def _new_rotation(family: str, mode: Mode, old: tuple[Anchor, ...], new: Anchor, exclude: tuple[str, ...]) -> Rotation:
-    import secrets  # imports OpenSSL, which `serve` does not need
-
     from certmond.pki.rotation.phases import Phase, Rotation, begin
 
     now = datetime.now(UTC)
-    identity = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    identity = f"{now:%Y%m%dT%H%M%SZ}-{os.urandom(3).hex()}"
     return begin(Rotation(identity, family, mode, old, new, Phase.PREPARE, now, excluded=exclude))
 
 

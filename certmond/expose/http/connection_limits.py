@@ -24,6 +24,8 @@ LEAVING = 16  # maximum number of displaced connections whose threads still run
 
 @dataclass(slots=True)
 class Slot:
+    """A connection that the server has accepted."""
+
     origin: str
     deadline: float  # the monotonic time at which the server shuts down the connection
     since: float  # the monotonic time of the last extension

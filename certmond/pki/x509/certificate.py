@@ -297,6 +297,8 @@ def _shared(value: T) -> T:
 
 @immutable
 class _Issuer:
+    """The issuer name of a certificate. Two names are equal if their DER is equal."""
+
     der: bytes
     certificate: x509.Certificate = field(compare=False)
 
