@@ -6,7 +6,7 @@ This module defines the options, output and exit codes. `daemon.enforcer` plans 
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -23,11 +23,10 @@ from certmond.errors import CertmondError
 if TYPE_CHECKING:
     from certmond.cli.step_handover import Handover
     from certmond.cli.wait_progress import Progress
-    from certmond.config.model import Config
     from certmond.controllers.executor import Outcome
     from certmond.daemon.enforcer import Enforcer
     from certmond.pki.assessment.assess import Assessment
-    from certmond.pki.planning.steps import Held, Identity, Plan, Write
+    from certmond.pki.planning.steps import Held, Identity, Plan, Step, Write
     from certmond.pki.services.staleness import Surroundings
 
 _PLANS_AGAIN = 3
@@ -94,18 +93,19 @@ def renew(
         handover.retry_while_busy(enforcer.executor.recover)  # an interrupted transaction is no basis for a plan
     assessment, around = assess_profile(options, config, enforcer)
     requested = _all_of(assessment) if everything else _existing(names, assessment)
+    name_of = partial(_name_of, assessment)
     made = enforcer.plan(assessment, requested, around)
     unable = [held for held in made.held if held.target in requested]
     if dry_run:
-        _show_denied(assessment, frozenset(held.target for held in unable), output)
+        _show_denied(assessment, {(each.target, each.path) for each in unable}, output)
     if unable and not everything:
-        raise CertmondError("\n".join(f"certmond cannot renew {held.target}: {held.because}" for held in unable))
+        raise CertmondError("\n".join(f"certmond cannot renew {name_of(each)}: {each.because}" for each in unable))
     if dry_run:
         display(plan_document(made, assessment.taken_at), output, plan_table, options.root)
         return
     begun, outcomes = datetime.now(UTC), _execute(enforcer, handover, progress, made)
     outcomes = _poll_signers(enforcer, handover, progress, outcomes, timeout)
-    _print_outcomes(outcomes, quiet=quiet)
+    _print_outcomes(outcomes, name_of, quiet=quiet)
     wanted = {service for each in outcomes if each.result == "done" for service in getattr(each.step, "restarts", ())}
     if no_restart:
         results: dict[str, str] = {}
@@ -119,7 +119,7 @@ def renew(
         display(document, output, plan_table, options.root)
     else:
         for left in made.held:
-            print_message(f"not renewed: {left.target}: {left.because}")
+            print_message(f"not renewed: {name_of(left)}: {left.because}")
         for left in held:
             print_message(f"not restarted: {left.target}: {left.because}")
         print_old_users(enforcer, [each.step for each in outcomes if each.result == "done"], results.keys())
@@ -145,7 +145,7 @@ def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_
     unknown.
     """
     from certmond.cli.fitted_tables import plan_table
-    from certmond.cli.service_restarts import planned, restart_services
+    from certmond.cli.service_restarts import planned, refuse_stopped, restart_services
     from certmond.cli.step_handover import Handover
     from certmond.cli.wait_progress import Progress
     from certmond.expose.documents.plan import plan_document
@@ -161,7 +161,7 @@ def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_
         raise CertmondError(
             "\n".join(f"there is no service {name}; the services are: {', '.join(known)}" for name in unknown)
         )
-    _refuse_stopped(names, config, around)
+    refuse_stopped(names, config, around)
     wanted = frozenset(names or known)
     if dry_run:
         made = planned(enforcer, assessment, around, wanted, by_hand=not stale)
@@ -180,35 +180,33 @@ def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_
     sys.exit(FAILED if any(each != "proven" for each in results.values()) else WAITING if held else 0)
 
 
-def _refuse_stopped(names: Iterable[str], config: Config, around: Surroundings) -> None:
-    if around.live is None:
-        raise CertmondError("certmond restarts only services of this host; run the command on the node, without --root")
-    services_now, problems = around.live.services, []
-    for service in (each for each in config.services if each.name in names):
-        if service.kind == "static-pod" and service.name not in services_now:
-            problems.append(
-                f"{service.name} is not a static Pod of this node: no manifest contains a container {service.pod}"
-            )
-        elif service.name in services_now and services_now[service.name].running is False:
-            problems.append(
-                f"{service.name} does not run, and certmond does not start stopped services; start {service.name} first"
-            )
-    if problems:
-        raise CertmondError("\n".join(problems))
+def _name_of(assessment: Assessment, step: Step | Held) -> str:
+    """Return the name of the entry of a step, and the path of the file if the entry has a pattern."""
+    status = assessment.status(step.target, step.path)
+    return f"{step.target} ({step.path})" if status and status.seen.spec.is_glob else step.target
 
 
-def _show_denied(assessment: Assessment, names: frozenset[str], output: str) -> None:
-    """Print configuration entries that would permit certmond to sign the certificates `names`. With the output json or
+def _show_denied(assessment: Assessment, held: Collection[Identity], output: str) -> None:
+    """Print configuration entries that would permit certmond to sign the certificates `held`. With the output json or
     yaml, print nothing.
     """
     import yaml
 
     from certmond.pki.signing.policy import entry_that_fixes
 
-    denied = [status for status in assessment.certificates if status.seen.name in names and status.basis]
-    entries = [entry_that_fixes(each.seen.spec, each.certificate) for each in denied if each.certificate]
+    denied = [status for status in assessment.certificates if status.seen.identity in held and status.basis]
+    entries = [
+        entry_that_fixes(each.seen.spec, each.certificate)
+        | ({"path": each.seen.path} if each.seen.spec.is_glob else {})
+        for each in denied
+        if each.certificate
+    ]
     if entries and output in {"table", "wide"}:
         click.echo("# The certificates have these values. Check each value before you copy it into the configuration:")
+        if any("path" in entry for entry in entries):
+            click.echo(
+                "# For a file of a pattern, add an entry with another name, and with the key and CA of the pattern."
+            )
         click.echo(yaml.safe_dump({"certificates": entries}, sort_keys=False, default_flow_style=None), nl=False)
 
 
@@ -328,13 +326,13 @@ def _replaced_elsewhere(waiting: Outcome, assessment: Assessment) -> Outcome | N
     )
 
 
-def _print_outcomes(outcomes: tuple[Outcome, ...], *, quiet: bool) -> None:
+def _print_outcomes(outcomes: tuple[Outcome, ...], name_of: Callable[[Step], str], *, quiet: bool) -> None:
     """Print the steps that failed or wait, and the number of completed steps. With `quiet`, print nothing."""
     if quiet:
         return
     for outcome in outcomes:
         if outcome.result != "done":
-            print_message(f"{outcome.result}: {outcome.step.target}: {outcome.message}", err=True)
+            print_message(f"{outcome.result}: {name_of(outcome.step)}: {outcome.message}", err=True)
     done = sum(outcome.result == "done" for outcome in outcomes)
     click.echo(f"{done} of {len(outcomes)} done" if outcomes else "nothing to do")
 

@@ -14,8 +14,10 @@ from functools import partial
 from certmond.cli.messages import print_message
 from certmond.cli.step_handover import Handover
 from certmond.cli.wait_progress import Progress
+from certmond.config.model import Config
 from certmond.controllers.restart import Progress as Step
 from certmond.daemon.enforcer import Enforcer
+from certmond.errors import CertmondError
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.service_rules import no_longer_served
 from certmond.pki.planning.steps import Derive, Held, Issue, Plan, Restart, Write
@@ -113,6 +115,24 @@ def planned(
     made = enforcer.plan(assessment, frozenset(), around)
     steps = tuple(step for step in made.steps if isinstance(step, Restart) and step.target in wanted)
     return replace(made, steps=steps)
+
+
+def refuse_stopped(names: Iterable[str], config: Config, around: Surroundings) -> None:
+    """Raise CertmondError if one of the services `names` does not run, or is not a service of this host."""
+    if around.live is None:
+        raise CertmondError("certmond restarts only services of this host; run the command on the node, without --root")
+    services_now, problems = around.live.services, []
+    for service in (each for each in config.services if each.name in names):
+        if service.kind == "static-pod" and service.name not in services_now:
+            problems.append(
+                f"{service.name} is not a static Pod of this node: no manifest contains a container {service.pod}"
+            )
+        elif service.name in services_now and services_now[service.name].running is False:
+            problems.append(
+                f"{service.name} does not run, and certmond does not start stopped services; start {service.name} first"
+            )
+    if problems:
+        raise CertmondError("\n".join(problems))
 
 
 def wait_for_reloads(

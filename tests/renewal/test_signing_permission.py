@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.planning.steps import Plan
 from tests.builders import DAY, NOW, YEAR, make_leaf
-from tests.test_renewal import Host
+from tests.test_renewal import Host, certmond, now
 
 ALICE = 64_101
 
@@ -29,7 +30,8 @@ def host(tmp_path: Path) -> Host:
 
 def put(host: Host, name: str, common_name: str = "app", **fields: Any) -> None:
     """Write a due certificate and its key."""
-    leaf = make_leaf(host.ca, common_name, not_before=NOW - YEAR, not_after=NOW + DAY, **fields)
+    fields = {"not_before": NOW - YEAR, "not_after": NOW + DAY, **fields}
+    leaf = make_leaf(host.ca, common_name, **fields)
     host.put(f"/srv/{name}.pem", leaf.pem + leaf.key_pem, 0o600)
     for path in (host.at("/srv"), host.at(f"/srv/{name}.pem")):
         os.chown(path, ALICE, ALICE)
@@ -182,6 +184,31 @@ def plan_without_evidence(host: Host) -> Plan:
     """Return the plan of a request, for which certmond could not collect the evidence of other files."""
     seen = Store(host.config.certificates, str(host.root)).observe()
     return host.enforcer().plan(assess(seen, host.now), frozenset({"many"}))
+
+
+@pytest.mark.long
+def test_the_command_names_the_files_of_a_pattern(tmp_path: Path) -> None:
+    """`renew` names the file of each failed or held step of a pattern. The configuration entry that it prints for a
+    held step contains this file.
+    """
+    host = Host(tmp_path / "host", "apiserver", now=now())
+    host.entries = {"many": {"path": "/srv/*.pem", "key": "/srv/*.pem", "owner": str(ALICE)}}
+    for name, names in (("a", ["DNS:app"]), ("b", ["DNS:app", "DNS:other"])):
+        put(host, name, not_before=host.now - YEAR, not_after=host.now + DAY, names=names)
+    which, why = f"many ({host.at('/srv/b.pem')}): ", "the entry does not specify the subject alternative name other"
+    first = certmond(host, "renew", "many")
+    assert (first.returncode, first.stdout.splitlines()[-1]) == (2, "1 of 2 done")
+    assert first.stderr.startswith(f"failed: {which}")
+    assert why in first.stderr
+    second = certmond(host, "renew", "many")
+    assert second.returncode == 3
+    assert second.stderr.startswith(f"certmond: certmond cannot renew {which}")
+    assert why in second.stderr
+    assert f"not renewed: {which}" in certmond(host, "renew", "--all").stdout
+    shown = certmond(host, "renew", "many", "--dry-run").stdout
+    assert "# For a file of a pattern, add an entry with another name" in shown
+    (entry,) = yaml.safe_load(shown)["certificates"]
+    assert (entry["path"], entry["names"]) == ("/srv/b.pem", ["DNS:app", "DNS:other"])
 
 
 def test_common_names_and_entries_are_compared_separately(host: Host) -> None:

@@ -180,7 +180,7 @@ def later_certificates(
     """Return the certificates that are later than the present certificate of a file.
 
     `archived` contains the archived certificates of this file, and `own` is its last renewal. If `owner_writes` is
-    True, the search also compares dates of issue, and `holder` adds the other files of the pattern.
+    True, the search also compares the times of renewals, and `holder` adds the other files of the pattern.
     """
     present = seen.certificates[0]
     hashes = {each.sha256 for each in (present, *archived)}

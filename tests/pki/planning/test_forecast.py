@@ -340,7 +340,7 @@ def test_the_end_of_a_certificate_whose_file_is_gone_is_reported() -> None:
 
 
 def test_a_certificate_that_the_same_instant_renews_does_not_expire() -> None:
-    """A kubeconfig and its file can be observed twice. The first observation is held, and the second one is renewed."""
+    """Two entries can observe one file. The first observation is held, and the second one is renewed."""
     expired, other = see(row(), leaf(NOW - DAY)), see(row("other"), leaf(NOW + YEAR))
     found = foresee(World((CA, replace(expired, key_path=other.key_path), expired, other)), HOUR)
     assert reported(found, What.RENEW, What.HOLD, What.EXPIRE) == [(NOW, "leaf"), (NOW, "leaf")]
