@@ -318,8 +318,8 @@ def test_the_evidence_before_a_signature_adds_to_that_of_the_plan(host: Host) ->
     for recorded in (renewals, Renewals({new.identity: last})):
         assert lookup.of(status_of(old), "ca", recorded).lost
         found = lookup.of(status_of(old, plan), "ca", recorded)
-        assert (found.later_issued, found.lost) == (new.certificates, False)
-    assert lookup.of(status_of(old, Provenance(lost=True)), "ca", Renewals({})).lost
+        assert (found.later_issued, found.lost) == (new.certificates, None)
+    assert lookup.of(status_of(old, Provenance(lost=NOW)), "ca", Renewals({})).lost
     since = Renewals({new.identity: replace(last, sha256="0" * 64)})
     assert lookup.of(status_of(old, plan), "ca", since).lost
 
@@ -334,7 +334,7 @@ def test_the_renewals_of_other_files_count_only_in_a_pattern_of_another_user(hos
     for path, name, is_lost in (("/srv/old-0.pem", "many", True), ("/one.pem", "one", False)):
         (seen,) = (each for each in inventory(host).observations if each.path == path)
         recorded = Renewals({(name, "/srv/former.pem"): Attempt(NOW, sha256="0" * 64, common_name="app")})
-        assert lookup.of(status_of(seen), "ca", recorded).lost == is_lost
+        assert lookup.of(status_of(seen), "ca", recorded).lost == (NOW if is_lost else None)
         os.chown(host.at(path), 0, 0)
         assert not lookup.of(status_of(seen), "ca", recorded).lost
 
@@ -395,7 +395,7 @@ def test_certificates_that_were_there_later_are_those_that_end_later(host: Host)
     archived(host, later, -2 * DAY)
     archived(host, earlier)
     assert found(host)["apiserver"].later == (later.facts,)
-    assert found(host)["apiserver"].lost is False
+    assert found(host)["apiserver"].lost is None
 
 
 def test_the_chain_of_an_archived_certificate_is_that_of_its_file(host: Host) -> None:

@@ -194,7 +194,7 @@ class Provenance:
     later_issued: tuple[Certificate, ...] = ()  # those that certmond installed, and those of a CA in the same pattern
     more_later: bool = False  # the other files have more later certificates with different contents
     beside: PatternContents = NO_FILES  # the files of the same pattern with the same common name
-    lost: bool = False  # the last of the later certificates is unknown
+    lost: datetime | None = None  # when certmond installed a later certificate that certmond cannot find
     uncompared: bool = False  # `beside` does not contain the files of the pattern
 
 

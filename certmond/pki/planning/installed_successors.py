@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import cached_property
 from itertools import chain, takewhile
 
@@ -123,12 +124,12 @@ class Holder:
         attempt = self._installed.get(sha256)
         return attempt is not None and is_older(present, attempt)
 
-    def misses_later(self, present: Certificate, archived: Container[str]) -> bool:
-        """Return whether no file contains a certificate that a later renewal installed.
+    def missing_since(self, present: Certificate, archived: Container[str]) -> datetime | None:
+        """Return the time of a later renewal whose certificate is in no file, or None.
 
         `archived` contains the SHA-256 of certificates that are not missing, and the SHA-256 of `present`.
         """
-        return self._missing.has_later(present, archived)
+        return self._missing.later_time(present, archived)
 
 
 def _last_of_each(attempts: Iterable[Attempt]) -> dict[str, Attempt]:
@@ -149,12 +150,16 @@ class _Ranked:
         dated = [(each.ends_at, each) for each in attempts if each.ends_at is not None]
         self._by_end = [each for _, each in sorted(dated, key=lambda pair: pair[0], reverse=True)]
 
-    def has_later(self, present: Certificate, omitted: Container[str]) -> bool:
-        """Return whether an attempt installed a later certificate than `present`, and its SHA-256 is not `omitted`."""
-        first = (
-            next((each for each in some if each.sha256 not in omitted), None) for some in (self._by_time, self._by_end)
-        )
-        return any(each is not None and is_older(present, each) for each in first)
+    def later_time(self, present: Certificate, omitted: Container[str]) -> datetime | None:
+        """Return the time of an attempt that installed a later certificate than `present`, or None.
+
+        Ignore attempts whose SHA-256 is in `omitted`.
+        """
+        for some in (self._by_time, self._by_end):
+            first = next((each for each in some if each.sha256 not in omitted), None)
+            if first and is_older(present, first):
+                return first.put_in_place_at
+        return None
 
 
 @immutable
@@ -162,14 +167,14 @@ class LaterCertificates:
     """The certificates that are later than a present certificate.
 
     `archived` are certificates in the archive of the same file, whose issuers are not checked. `issued` are those that
-    certmond installed, and those of a CA of the entry in other files of the pattern. `lost` is True if a later
-    certificate exists neither in the archive nor in a file. `more` is True if the other files have more later
-    certificates with different contents.
+    certmond installed, and those of a CA of the entry in other files of the pattern. `lost` is the time at which
+    certmond installed a later certificate that is neither in the archive nor in a file, or None. `more` is True if the
+    other files have more later certificates with different contents.
     """
 
     archived: tuple[Certificate, ...] = ()
     issued: tuple[Certificate, ...] = ()
-    lost: bool = False
+    lost: datetime | None = None
     more: bool = False
 
 
@@ -194,11 +199,12 @@ def later_certificates(
     # The record proves the origin of an installed certificate, also if the archive does not contain its issuing CA.
     installed = [each for each in archived if each.sha256 == last or (others and others.is_later(each.sha256, present))]
     later = tuple(each for each in archived if each.not_after > present.not_after and each not in installed)
-    lost, more = others is not None and others.misses_later(present, hashes), False
+    lost, more = others.missing_since(present, hashes) if others else None, False
     if holder:
         contents, more = holder.later(present)
         issued = (*contents.values(), *filter(None, [holder.in_file(last)]))
-    lost = lost or (last is not None and last not in hashes and not (holder and holder.in_file(last)))
+    if own and last and last not in hashes and not (holder and holder.in_file(last)):
+        lost = lost or own.put_in_place_at
     return LaterCertificates(later, tuple(dict.fromkeys((*installed, *issued))), lost, more)
 
 

@@ -116,7 +116,8 @@ def basis(
             "could have replaced the certificate"
         )
     if provenance.lost:
-        reasons.append("the certificate is older than the certificate that certmond installed")
+        installed = f"the certificate that certmond installed on {provenance.lost:%Y-%m-%d %H:%M} UTC"
+        reasons.append(f"the certificate is older than {installed}")
     if provenance.uncompared:
         reasons.append("the plan did not compare the certificate with the other files of the pattern")
     if provenance.more_later:

@@ -421,8 +421,8 @@ def test_a_kubeconfig_that_others_can_change_does_not_block_the_phase(file: str 
         (Provenance(owner_writes=True, possessed=True), HOUR, False),
         (Provenance(file_writers="it belongs to user 65534"), -HOUR, False),
         (Provenance(path_writers="it can be written by every user"), -HOUR, False),
-        (Provenance(lost=True), -HOUR, True),
-        (Provenance(lost=True), HOUR, True),
+        (Provenance(lost=NOW), -HOUR, True),
+        (Provenance(lost=NOW), HOUR, True),
     ],
 )
 def test_a_leaf_that_another_user_blocks_does_not_block_the_phase(

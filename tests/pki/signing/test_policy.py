@@ -270,10 +270,10 @@ def test_a_later_certificate_that_no_ca_has_signed_does_not_count() -> None:
 def test_an_older_certificate_grants_nothing_if_the_later_one_is_lost() -> None:
     """The rights of the later one are unknown. What the entry fixes is signed."""
     old = make_leaf(ROOT, "app", **OLD)
-    assert "older than the certificate that certmond installed" in denied(
-        decided(old, entry(), basis_of(old, lost=True))
+    assert f"older than the certificate that certmond installed on {NOW:%Y-%m-%d %H:%M} UTC" in denied(
+        decided(old, entry(), basis_of(old, lost=NOW))
     )
-    granted(decided(old, entry(subject="CN=app", usages="client auth"), basis_of(old, lost=True)))
+    granted(decided(old, entry(subject="CN=app", usages="client auth"), basis_of(old, lost=NOW)))
 
 
 @pytest.mark.parametrize(
@@ -549,7 +549,7 @@ def test_a_right_that_a_later_certificate_lost_is_named() -> None:
         (Provenance(later=(new, new)), Fixed(), said),
         (Provenance(later=(new,)), Fixed(names=("DNS:a",)), ()),
         (Provenance(later=(forged,)), Fixed(), ()),
-        (Provenance(lost=True), Fixed(("CN=app",), ("digital signature", "key encipherment", "client auth")), said),
+        (Provenance(lost=NOW), Fixed(("CN=app",), ("digital signature", "key encipherment", "client auth")), said),
     ):
         assert outdone(old, (), (ROOT.facts,), provenance, fixed) == expected
 
