@@ -244,6 +244,26 @@ def test_go_loads_unusual_encodings(der: bytes) -> None:
     assert found.public is not None
 
 
+@pytest.mark.parametrize(
+    ("curve", "name"),
+    [
+        (ec.SECP224R1(), "1.3.132.0.33"),
+        (ec.SECP256R1(), "1.2.840.10045.3.1.7"),
+        (ec.SECP384R1(), "1.3.132.0.34"),
+        (ec.SECP521R1(), "1.3.132.0.35"),
+    ],
+    ids=["P-224", "P-256", "P-384", "P-521"],
+)
+def test_a_private_key_is_less_than_the_order_of_its_curve(curve: ec.EllipticCurve, name: str) -> None:
+    """Go accepts the private value that is one less than the order, and refuses the order as a private value."""
+    largest, order = (
+        sec1(tlv(0xA0, oid(name)), value.to_bytes(66)) for value in (curve.group_order - 1, curve.group_order)
+    )
+    known = ec.derive_private_key(curve.group_order - 1, curve).public_key()
+    assert describe_key(parse_private_key(largest).public) == describe_key(known)
+    assert "x509: invalid elliptic curve private key value" in (parse_private_key(order).objection or "")
+
+
 EXPLICIT = tlv(0x30, number(1) + tlv(0x30, oid("1.2.840.10045.1.1")))
 PRIMES = tlv(0x30, tlv(0x30, number(3) + number(1) + number(1)))
 

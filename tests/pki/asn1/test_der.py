@@ -110,6 +110,14 @@ def test_a_length_that_is_not_der_is_malformed(data: bytes) -> None:
         read_value(data)
 
 
+@pytest.mark.parametrize("tag", [0x1F, 0x3F, 0x5F, 0x9F, 0xBF, 0xFF])
+def test_a_tag_number_above_30_is_malformed(tag: int) -> None:
+    """Such a tag has further bytes after the first byte (X.690, 8.1.2.4). The tag number 30 is in the first byte."""
+    with pytest.raises(MalformedError, match="a tag number greater than 30"):
+        read_value(bytes([tag, 0]))
+    assert read_value(bytes([tag - 1, 0])).tag == tag - 1
+
+
 def test_a_value_does_not_go_beyond_the_one_that_holds_it() -> None:
     """The length of a value inside another one is checked against the end of the outer one."""
     outer = read_value(b"\x30\x03\x04\x02ab")

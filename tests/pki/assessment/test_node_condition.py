@@ -51,6 +51,13 @@ def test_many_findings_are_counted() -> None:
     assert message.endswith(f" and 2 more; {NEXT}")
 
 
+def test_five_findings_are_named_without_a_number_of_others() -> None:
+    """The message has the names of all five entries, and no number of further entries."""
+    message = node_condition(assessed({f"web-{number}": -1 for number in range(5)})).message
+    names = ", ".join(f"web-{number} (expired)" for number in range(5))
+    assert message == f"5 critical: {names}; {NEXT}"
+
+
 def test_a_finding_of_a_file_without_a_certificate_counts() -> None:
     """A missing file is a finding of its entry."""
     fault = Fault(Reason.MISSING, "is missing", "renew it")

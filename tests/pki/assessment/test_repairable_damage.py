@@ -33,6 +33,7 @@ from certmond.pki.services.staleness import Surroundings
 from certmond.pki.signing.policy import Basis, Grant, fixed_by, grant
 from certmond.pki.signing.template import Template, Terms
 from certmond.pki.x509.certificate import attributes_of
+from certmond.pki.x509.public_key import PublicKey
 from tests.builders import DAY, HOUR, NOW, SECOND, YEAR, Issued, make_ca, make_leaf, make_server, new_key
 from tests.pki.planning.test_renewals import AUTHORITY, FACTS, KEY, ROOT, row, see
 
@@ -155,6 +156,27 @@ def test_damage_soon_after_a_repair_is_a_further_finding(repairs: int, ago: time
     said = f"certmond has repaired the file {reported}, last on {NOW - ago:%Y-%m-%d %H:%M:%S} UTC"
     remedy = "find the program or disk that damages the file; to see the next repair, run: certmond plan"
     assert again == ([f"/pki/leaf.crt is cut off, although {said}; {remedy}"] if reported else [])
+
+
+@pytest.mark.parametrize(
+    ("key", "fact"),
+    [
+        (None, "/pki/ca.crt has no private key: /pki/ca.key contains no key"),
+        (GOOD.key, "/pki/ca.key is not the private key of /pki/ca.crt"),
+    ],
+)
+def test_the_finding_of_a_ca_without_its_key_names_the_archived_files(key: PublicKey | None, fact: str) -> None:
+    """If the archive contains the key that a CA lacks, the remedy is a copy of this key. Other findings are
+    unchanged.
+    """
+    fault = Fault(Reason.UNREADABLE, "/pki/x is a directory", "move it away")
+    seen = replace(CA, key=key, faults=(fault,))
+    around = Surroundings(salvage={seen.identity: Salvage(key_directory="/archive/leaf.damaged/000001-x")})
+    (status,) = assess(Inventory((seen,), FACTS), NOW, around=around).statuses
+    assert {item.message for item in status.findings} == {
+        f"{fact}; copy the key of the CA from the archived files in /archive/leaf.damaged/000001-x",
+        "/pki/x is a directory; move it away",
+    }
 
 
 OTHER = archived("DNS:other.example").facts  # with a name that the entry does not specify

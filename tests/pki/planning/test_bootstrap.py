@@ -253,6 +253,25 @@ def test_the_file_of_another_entry_does_not_name_a_node() -> None:
     assert not [problem for problem in problems if "node_name" in problem]
 
 
+def test_only_a_certificate_of_an_entry_names_a_node() -> None:
+    """A file without a certificate, and a further CA in a file, name no node. The other certificates name the node."""
+    other = {
+        "etcd-peer": make_leaf(whole()["etcd-ca"], "node-2"),
+        "kubelet-client": make_leaf(whole()["ca"], subject=named("system:node:node-2", "system:nodes")),
+    }
+    fault = Fault(Reason.MALFORMED, "/etc/kubernetes/pki/etcd/server.crt contains no certificate")
+    seen = [
+        replace(item, certificates=(), faults=(fault,)) if item.name == "etcd-server" else item
+        for item in (status.seen for status in observed(PATHS, other).statuses)
+    ]
+    (ca,) = [item for item in seen if item.name == "ca"]
+    further = replace(ca, name="ca#2", certificates=(make_ca().facts,), key=None, key_path=None)
+    ground = Ground(assess(Inventory((*seen, further), FACTS), NOW), frozenset(PATHS))
+    problems = bootstrap(SPECS, ground, INIT, POLICY).problems
+    assert len([problem for problem in problems if SETTING in problem]) == 2
+    assert [problem for problem in problems if problem.startswith(fault.detail)]
+
+
 def test_a_key_elsewhere() -> None:
     """If a CA's key is elsewhere and all its certificates exist, nothing is missing."""
     assert decide(without(*pki("ca.key", "etcd/ca.key", "front-proxy-ca.key"))).problems == ()

@@ -137,6 +137,11 @@ def test_a_certificate_of_another_service_is_left_to_it() -> None:
     assert remedy(seen, Salvage(), FACTS, known=None) == (
         "certmond does not repair this certificate; it is renewed by the start of k3s"
     )
+    found = cured(seen)
+    assert isinstance(found, Held)
+    assert found.because == (
+        "/pki/leaf.crt is not there; certmond does not renew this certificate; it is renewed by the start of k3s"
+    )
 
 
 def test_a_kubeconfig_is_not_created_without_its_server() -> None:

@@ -196,6 +196,11 @@ def test_one_that_dies_again_and_again_is_not_tried_once_more() -> None:
     assert isinstance(never_well, PutBack)
 
 
+def test_a_second_instance_has_the_usual_time_to_become_healthy() -> None:
+    """certmond waits if a service has only two instances since the act and the second instance is unhealthy."""
+    assert trouble(after(ACTED, look(1), look(2, seen("3"), ill=[WELL]))) == f"{WELL} answers 500"
+
+
 def test_a_service_that_only_others_start_is_not_restarted_when_it_is_down() -> None:
     """There is nothing to stop, and the kubelet repeats its start already."""
     gone = HealthObservation(NOW + 20 * SECOND, ServiceSeen(running=False))

@@ -10,12 +10,13 @@ from random import Random
 from typing import Any, NamedTuple
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certmond.pki.x509.certificate import parse_certificate
 from certmond.pki.x509.path_building import Path, PathSearch, Refusal, Rejection, find_paths, objection, signed_by
-from fuzz.mutated_chains import key_forms, pss_signed, with_key
+from fuzz.mutated_chains import key_forms, pss_signed, rsa_info, with_key
 from tests.builders import (
     DAY,
     NOW,
@@ -621,6 +622,22 @@ def test_a_key_that_is_for_pss_alone_verifies_nothing() -> None:
     reported = parse_certificate(with_key(ca, ca, form))
     assert (reported.objections, reported.key.algorithm) == ((), "RSASSA-PSS")
     assert not find_paths(make_leaf(ca).facts, [reported]).paths
+
+
+@pytest.mark.parametrize(("power", "held"), [(3, True), (5, False)])
+def test_a_key_that_exceeds_a_limit_only_in_its_usual_encoding_verifies_nothing(power: int, held: bool) -> None:
+    """certmond checks the limits of a key before cryptography loads the key for a signature. In this certificate, the
+    key lacks the NULL parameters, so a public exponent of 81 bits is in too few bytes for the check of the certificate.
+    """
+    ca, key = make_ca(key="rsa"), new_key("rsa")
+    assert isinstance(key, rsa.RSAPrivateKey)
+    old, exponent = key.private_numbers(), 65537**power
+    public = rsa.RSAPublicNumbers(exponent, old.public_numbers.n)
+    d = pow(exponent, -1, (old.p - 1) * (old.q - 1))
+    made = rsa.RSAPrivateNumbers(old.p, old.q, d, d % (old.p - 1), d % (old.q - 1), old.iqmp, public).private_key()
+    info = rsa_info(public.n, exponent, tlv(0x30, oid("1.2.840.113549.1.1.1")))
+    leaf = make_leaf(ca, signing_key=made)
+    assert signed_by(leaf.facts, parse_certificate(with_key(ca, ca, info))) is held
 
 
 def test_a_ca_whose_constraints_are_not_found_certifies_nothing() -> None:

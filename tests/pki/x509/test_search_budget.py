@@ -32,6 +32,13 @@ def test_the_same_name_counts_as_often_as_it_appears() -> None:
     assert refusals(find_paths(leaf.facts, [ca.facts])) == [Refusal.TOO_MANY_COMPARISONS]
 
 
+def test_empty_names_count() -> None:
+    """An empty name is the shortest name in a certificate, and counts as any other name."""
+    ca = make_ca(permitted=["DNS:a", *(f"DNS:b{n}" for n in range(499))])
+    for count, refused in ((500, Refusal.NAME_CONSTRAINT), (501, Refusal.TOO_MANY_COMPARISONS)):
+        assert refusals(find_paths(make_server(ca, names=["DNS:"] * count).facts, [ca.facts])) == [refused]
+
+
 def test_names_of_another_kind_do_not_count() -> None:
     """They are compared with nothing."""
     ca = make_ca(permitted=["DNS:a", *(f"IP:10.{n >> 8}.{n & 255}.0/24" for n in range(600))])
