@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Any
@@ -13,12 +14,12 @@ from typing import Any
 def defer(*names: str) -> None:
     """Run the code of the modules `names` at the first access to one of their names, not at their import.
 
-    An importer that uses `from` accesses a name. If certmond cannot read the file of the module, the access raises
-    ImportError. After any exception, the next access runs the code again. The function does nothing for a module that
-    the process has already imported, or that does not exist.
+    An importer that uses `from` accesses a name. After an exception of the code, the next access runs the code again.
+    The function does nothing for a module that the process has already imported, or that does not exist. It is only for
+    modules whose code imports no module that uses them, because two threads that import both could wait for each other.
     """
     for name in names:
-        if name in sys.modules or (spec := find_spec(name)) is None:
+        if name in sys.modules or (spec := _spec(name)) is None:
             continue
         module = module_from_spec(spec)
         module.__class__ = _DeferredModule
@@ -26,6 +27,13 @@ def defer(*names: str) -> None:
         parent, _, child = name.rpartition(".")
         if parent:
             setattr(sys.modules[parent], child, module)
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    try:
+        return find_spec(name)
+    except ModuleNotFoundError:  # the parent does not exist
+        return None
 
 
 class _DeferredModule(ModuleType):
@@ -40,14 +48,18 @@ class _DeferredModule(ModuleType):
 
     def _load(self) -> None:
         module: Any = self
-        _loading.add(self.__name__)  # a module that this code imports can access a name of this module
+        before = dict(self.__dict__)
         try:
+            _loading.add(self.__name__)  # a module that this code imports can access a name of this module
             module.__loader__.exec_module(module)
-        except OSError as error:  # for example because no descriptor is available
-            raise ImportError(f"cannot load {self.__name__} ({error.strerror})", name=self.__name__) from error
+            module.__class__ = ModuleType
+        except BaseException:
+            for name in self.__dict__.keys() - before.keys():
+                del self.__dict__[name]  # otherwise, the next access would find a name of the incomplete module
+            self.__dict__.update(before)
+            raise
         finally:
-            _loading.discard(self.__name__)
-        module.__class__ = ModuleType
+            _loading.discard(module.__name__)
 
 
 _loading = set[str]()

@@ -330,7 +330,7 @@ def main() -> None:
         )
         sys.exit(UNKNOWN)
     except Exception as error:  # noqa: BLE001 - as the docstring explains
-        with suppress(OSError, MemoryError):
+        with suppress(Exception):  # for example because no descriptor is available for a module of `traceback`
             click.echo(f"Traceback:\n{''.join(traceback.format_tb(error.__traceback__))}", err=True, nl=False)
         _print_error(defect(error))
         sys.exit(UNKNOWN)
@@ -342,4 +342,5 @@ def _file(error: OSError) -> str:
 
 def _print_error(text: str) -> None:
     with suppress(OSError):
-        click.echo(f"certmond: {redacted(text)}", err=True)
+        lines = map(printable, redacted(text).split("\n"))
+        click.echo("certmond: " + "\n".join(lines), err=True)

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from certmond.errors import CertmondError, ConfigError, StateError
+from certmond.pki.findings import printable
 
 REFUSED = 2
 _ROOT, _ARGUMENTS = "certmond.root", "certmond.arguments"
@@ -60,13 +61,17 @@ def _rooted_error(error: CertmondError) -> str:
 
 
 def print_message(text: str, *, err: bool = False) -> None:
-    """Print a message about the node, by default to stdout."""
-    click.echo(below_root(text), err=err)
+    """Print a message about the node, by default to stdout. Escape terminal control characters, except newlines."""
+    click.echo(_printable_lines(below_root(text)), err=err)
 
 
 def print_error(error: CertmondError) -> None:
     """Print the message of an error to stderr."""
-    click.echo(f"certmond: {_rooted_error(error)}", err=True)
+    click.echo(f"certmond: {_printable_lines(_rooted_error(error))}", err=True)
+
+
+def _printable_lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def refuse(problems: Iterable[str]) -> NoReturn:

@@ -5,6 +5,7 @@ This module defines the options, output and exit codes. `daemon.enforcer` plans 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from certmond.cli.messages import print_message
 from certmond.cli.options import display, global_options, globals_of, output_option
 from certmond.cli.plan import FAILED, WAITING, assess_profile, enforcer_for, length
 from certmond.errors import CertmondError
+from certmond.pki.findings import printable
 
 if TYPE_CHECKING:
     from certmond.cli.step_handover import Handover
@@ -96,14 +98,14 @@ def renew(
     name_of = partial(_name_of, assessment)
     made = enforcer.plan(assessment, requested, around)
     unable = [held for held in made.held if held.target in requested]
-    if dry_run:
-        _show_denied(assessment, {(each.target, each.path) for each in unable}, output)
+    if dry_run and not quiet:
+        _show_denied(assessment, {(each.target, each.path) for each in unable})
     if unable and not everything:
         raise CertmondError("\n".join(f"certmond cannot renew {name_of(each)}: {each.because}" for each in unable))
     if dry_run:
         display(plan_document(made, assessment.taken_at), output, plan_table, options.root)
         return
-    begun, outcomes = datetime.now(UTC), _execute(enforcer, handover, progress, made)
+    begun, outcomes = datetime.now(UTC), _execute(enforcer, handover, progress, made, name_of)
     outcomes = _poll_signers(enforcer, handover, progress, outcomes, timeout)
     _print_outcomes(outcomes, name_of, quiet=quiet)
     wanted = {service for each in outcomes if each.result == "done" for service in getattr(each.step, "restarts", ())}
@@ -183,31 +185,29 @@ def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_
 def _name_of(assessment: Assessment, step: Step | Held) -> str:
     """Return the name of the entry of a step, and the path of the file if the entry has a pattern."""
     status = assessment.status(step.target, step.path)
-    return f"{step.target} ({step.path})" if status and status.seen.spec.is_glob else step.target
+    return f"{step.target} ({printable(step.path)})" if status and status.seen.spec.is_glob else step.target
 
 
-def _show_denied(assessment: Assessment, held: Collection[Identity], output: str) -> None:
-    """Print configuration entries that would permit certmond to sign the certificates `held`. With the output json or
-    yaml, print nothing.
+def _show_denied(assessment: Assessment, held: Collection[Identity]) -> None:
+    """Print configuration entries that would permit certmond to sign the certificates `held`. For a file of a pattern,
+    print only the values, because an entry permits one certificate.
     """
     import yaml
 
     from certmond.pki.signing.policy import entry_that_fixes
 
     denied = [status for status in assessment.certificates if status.seen.identity in held and status.basis]
-    entries = [
-        entry_that_fixes(each.seen.spec, each.certificate)
-        | ({"path": each.seen.path} if each.seen.spec.is_glob else {})
-        for each in denied
-        if each.certificate
-    ]
-    if entries and output in {"table", "wide"}:
+    made = [(each.seen, entry_that_fixes(each.seen.spec, each.certificate)) for each in denied if each.certificate]
+    if made:
         click.echo("# The certificates have these values. Check each value before you copy it into the configuration:")
-        if any("path" in entry for entry in entries):
-            click.echo(
-                "# For a file of a pattern, add an entry with another name, and with the key and CA of the pattern."
-            )
+    if entries := [entry for seen, entry in made if not seen.spec.is_glob]:
         click.echo(yaml.safe_dump({"certificates": entries}, sort_keys=False, default_flow_style=None), nl=False)
+    for seen, entry in made:
+        if seen.spec.is_glob:
+            values = yaml.safe_dump(entry, sort_keys=False, default_flow_style=True, width=math.inf)
+            print_message(printable(f"# {seen.path}: {values.strip()}"))
+    if len(entries) < len(made):
+        click.echo("# A pattern cannot permit the values of one file; see: certmond explain not_issued_by_ca")
 
 
 def _all_of(assessment: Assessment) -> frozenset[str]:
@@ -233,28 +233,32 @@ def _existing(names: Sequence[str], assessment: Assessment) -> frozenset[str]:
     return frozenset(names)
 
 
-def _execute(enforcer: Enforcer, handover: Handover, progress: Progress, made: Plan) -> tuple[Outcome, ...]:
+def _execute(
+    enforcer: Enforcer, handover: Handover, progress: Progress, made: Plan, name_of: Callable[[Step], str]
+) -> tuple[Outcome, ...]:
     """Execute the steps that change files, print each step, and return the outcomes.
 
     If another process has changed a file since the plan, for example the daemon with a renewal, plan this step again.
     """
-    outcomes = _execute_once(enforcer, handover, progress, made)
+    outcomes = _execute_once(enforcer, handover, progress, made, name_of)
     for _ in range(_PLANS_AGAIN):
         if not (outdated := {_identity(each) for each in outcomes if each.outdated}):
             break
         left = _plan_again(enforcer, outdated, *enforcer.see())
-        later = {_identity(each): each for each in _execute_once(enforcer, handover, progress, left)}
+        later = {_identity(each): each for each in _execute_once(enforcer, handover, progress, left, name_of)}
         outcomes = tuple(later.get(_identity(each), each) for each in outcomes)
     return outcomes
 
 
-def _execute_once(enforcer: Enforcer, handover: Handover, progress: Progress, made: Plan) -> tuple[Outcome, ...]:
+def _execute_once(
+    enforcer: Enforcer, handover: Handover, progress: Progress, made: Plan, name_of: Callable[[Step], str]
+) -> tuple[Outcome, ...]:
     total, number = len(made.writes), 0
 
     def tell(step: Write) -> None:
         nonlocal number
         number += 1
-        progress.tell(f"[{number}/{total}] {step.target}: {step.detail}")
+        progress.tell(f"[{number}/{total}] {name_of(step)}: {step.detail}")
 
     return handover.retry_while_busy(lambda: enforcer.executor.execute(made, tell=tell))
 

@@ -51,10 +51,12 @@ def open_isolated(data: bytes, password: bytes | None) -> Opened:
     size = (-1 if password is None else len(password)).to_bytes(8, signed=True)
     try:
         from certmond.subprocesses import run_python  # noqa: PLC0415 - most nodes have no PKCS#12 file
-
+    except OSError as error:  # for example because no descriptor is available
+        raise UnreachableError(f"{_UNOPENED} ({error.strerror})") from None
+    except Exception:  # noqa: BLE001 - modules of two versions can raise any exception
+        raise UnreachableError(f"{_UNOPENED} (a module of certmond is missing or is from another version)") from None
+    try:
         ended = run_python(_PROGRAM, _TIMEOUT, size + (password or b"") + data)
-    except ImportError as error:  # an upgrade has replaced the module, or no descriptor is available
-        raise UnreachableError(f"{_UNOPENED} ({error})") from None
     except (SigningError, OSError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
         why = cause.strerror if isinstance(cause, OSError) else f"no result after {_TIMEOUT.seconds} seconds"

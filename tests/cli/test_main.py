@@ -656,6 +656,29 @@ def test_a_defect_of_certmond_is_not_a_warning(mistake: str, reported: str) -> N
     assert "SECRET" not in done.stderr
 
 
+def test_a_defect_without_descriptors_is_not_a_warning() -> None:
+    """If the modules of `traceback` are unreadable, an unexpected error exits 3. The message quotes nothing."""
+    broken = """
+import os, resource
+from certmond.cli import main
+
+@main.cli.command()
+def broken():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    try:
+        while True:
+            os.open("/dev/null", os.O_RDONLY)
+    except OSError:
+        raise ValueError("SEC" + "RET") from None
+
+main.main()
+"""
+    done = subprocess.run([sys.executable, "-c", broken, "broken"], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "certmond: an unexpected ValueError in" in done.stderr
+    assert "SECRET" not in done.stderr
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("closed", ["<&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_streams_that_are_closed_change_nothing(node: Node, tmp_path: Path, closed: str) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import Assessment, assess
@@ -188,17 +188,19 @@ def plan_without_evidence(host: Host) -> Plan:
 
 @pytest.mark.long
 def test_the_command_names_the_files_of_a_pattern(tmp_path: Path) -> None:
-    """`renew` names the file of each failed or held step of a pattern. The configuration entry that it prints for a
-    held step contains this file.
+    """`renew` names the file of each failed or held step of a pattern, without terminal control characters. It prints
+    the values of a held certificate, and no configuration entry for one file.
     """
     host = Host(tmp_path / "host", "apiserver", now=now())
     host.entries = {"many": {"path": "/srv/*.pem", "key": "/srv/*.pem", "owner": str(ALICE)}}
-    for name, names in (("a", ["DNS:app"]), ("b", ["DNS:app", "DNS:other"])):
+    for name, names in (("a", ["DNS:app"]), ("b\x1b[2J\n", ["DNS:app", "DNS:other"])):
         put(host, name, not_before=host.now - YEAR, not_after=host.now + DAY, names=names)
-    which, why = f"many ({host.at('/srv/b.pem')}): ", "the entry does not specify the subject alternative name other"
+    file = shlex.quote(rf"{host.at('/srv')}/b\x1b[2J\n.pem")
+    which, why = f"many ({file}): ", "the entry does not specify the subject alternative name other"
     first = certmond(host, "renew", "many")
     assert (first.returncode, first.stdout.splitlines()[-1]) == (2, "1 of 2 done")
-    assert first.stderr.startswith(f"failed: {which}")
+    assert f"] {which}" in first.stdout + first.stderr
+    assert f"\nfailed: {which}" in f"\n{first.stderr}"
     assert why in first.stderr
     second = certmond(host, "renew", "many")
     assert second.returncode == 3
@@ -206,9 +208,12 @@ def test_the_command_names_the_files_of_a_pattern(tmp_path: Path) -> None:
     assert why in second.stderr
     assert f"not renewed: {which}" in certmond(host, "renew", "--all").stdout
     shown = certmond(host, "renew", "many", "--dry-run").stdout
-    assert "# For a file of a pattern, add an entry with another name" in shown
-    (entry,) = yaml.safe_load(shown)["certificates"]
-    assert (entry["path"], entry["names"]) == ("/srv/b.pem", ["DNS:app", "DNS:other"])
+    usages = "[client auth, digital signature, key encipherment]"
+    values = f"{{name: many, subject: CN=app, usages: {usages}, names: ['DNS:app', 'DNS:other']}}"
+    assert f"# {file}: {values}" in shown
+    assert "# A pattern cannot permit the values of one file; see: certmond" in shown
+    assert "certificates:" not in shown
+    assert not [text for each in (first, second) for text in (each.stdout, each.stderr) if "\x1b" in text]
 
 
 def test_common_names_and_entries_are_compared_separately(host: Host) -> None:
