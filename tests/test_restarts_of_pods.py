@@ -523,6 +523,7 @@ def test_what_does_not_run(template: Path, tmp_path: Path) -> None:
         assert node.json("plan")["steps"] == []
         done = node.certmond("restart", "--stale")
         assert (done.returncode, done.stdout) == (0, "nothing to restart\n")
+        assert node.json("restart", "--stale") == {"schema": 1, "restarts": {}, "held": []}
         for name in ("etcd", "kube-apiserver", "kube-controller-manager"):
             node.pods.remove(name)
         for path in (*KUBECONFIGS, *(f"{PKI}/{name}.crt" for name in PAIRS)):

@@ -80,7 +80,7 @@ def renew(
     from certmond.cli.service_restarts import print_old_users, restart_services, wait_for_reloads
     from certmond.cli.step_handover import Handover
     from certmond.cli.wait_progress import Progress
-    from certmond.expose.documents.plan import plan_document
+    from certmond.expose.documents.plan import held_entries, plan_document
 
     if everything == bool(names):
         raise click.UsageError("Select the certificates: NAME…, or --all.")
@@ -118,7 +118,7 @@ def renew(
     silent, stale = wait_for_reloads(enforcer, progress, assessment, frozenset(renewed), only_silent=no_restart)
     if quiet:
         document = {"schema": 1, "outcomes": [_entry(each) for each in outcomes], "restarts": results}
-        display(document, output, plan_table, options.root)
+        display({**document, "held": held_entries((*made.held, *held))}, output, plan_table, options.root)
     else:
         for left in made.held:
             print_message(f"not renewed: {name_of(left)}: {left.because}")
@@ -150,7 +150,7 @@ def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_
     from certmond.cli.service_restarts import planned, refuse_stopped, restart_services
     from certmond.cli.step_handover import Handover
     from certmond.cli.wait_progress import Progress
-    from certmond.expose.documents.plan import plan_document
+    from certmond.expose.documents.plan import held_entries, plan_document
 
     if stale == bool(names):
         raise click.UsageError("Select the services: SERVICE…, or --stale.")
@@ -174,7 +174,7 @@ def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_
     handover = context.with_resource(Handover(options.state_dir, progress, enforcer.restarting.terms))
     results, held = restart_services(enforcer, handover, progress, wanted, by_hand=not stale)
     if quiet:
-        display({"schema": 1, "restarts": results}, output, plan_table, options.root)
+        display({"schema": 1, "restarts": results, "held": held_entries(held)}, output, plan_table, options.root)
     else:
         for left in held:
             print_message(f"not restarted: {left.target}: {left.because}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from dataclasses import replace
@@ -207,6 +208,9 @@ def test_the_command_names_the_files_of_a_pattern(tmp_path: Path) -> None:
     assert second.stderr.startswith(f"certmond: certmond cannot renew {which}")
     assert why in second.stderr
     assert f"not renewed: {which}" in certmond(host, "renew", "--all").stdout
+    (held,) = json.loads(certmond(host, "renew", "--all", "-o", "json").stdout)["held"]
+    assert (held["target"], held["path"], held["until"]) == ("many", "/srv/b\x1b[2J\n.pem", None)
+    assert why in held["because"]
     shown = certmond(host, "renew", "many", "--dry-run").stdout
     usages = "[client auth, digital signature, key encipherment]"
     values = f"{{name: many, subject: CN=app, usages: {usages}, names: ['DNS:app', 'DNS:other']}}"

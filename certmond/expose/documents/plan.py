@@ -5,12 +5,13 @@ The schema of the plan document is stable. Times have the format of RFC 3339.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from certmond.expose.documents.status import event_entry, finding_entry
 from certmond.pki.planning.forecast import Forecast, NextEvent
-from certmond.pki.planning.steps import Derive, Issue, Plan, Restart, Restore, Rotate, Step
+from certmond.pki.planning.steps import Derive, Held, Issue, Plan, Restart, Restore, Rotate, Step
 
 if TYPE_CHECKING:
     from certmond.pki.planning.remaining_work import RemainingWork
@@ -48,12 +49,16 @@ def plan_entry(plan: Plan) -> dict[str, Any]:
     """Return the members `steps`, `held` and `changes_at` of the plan document."""
     return {
         "steps": [step_entry(step) for step in plan.steps],
-        "held": [
-            {"target": held.target, "path": held.path, "because": held.because, "until": _time(held.until)}
-            for held in plan.held
-        ],
+        "held": held_entries(plan.held),
         "changes_at": _time(plan.changes_at),
     }
+
+
+def held_entries(held: Iterable[Held]) -> list[dict[str, Any]]:
+    """Return the elements of `held` in the plan document."""
+    return [
+        {"target": each.target, "path": each.path, "because": each.because, "until": _time(each.until)} for each in held
+    ]
 
 
 def step_entry(step: Step) -> dict[str, Any]:
