@@ -460,7 +460,8 @@ def test_stopped_in_the_middle(host: Host, gate: Gate) -> None:
 @pytest.mark.real("openssl")
 def test_a_command_waits_for_the_daemon(host: Host, gate: Gate) -> None:
     """`renew` beside a daemon that is writing is refused clearly if it may not wait, else waits until that is done:
-    never are the steps of the two mixed.
+    never are the steps of the two mixed. The daemon does not renew this certificate twice, so the plan of `renew` stays
+    valid.
     """
     gate.stand_before("apiserver")
     with enforcing(host) as daemon:
@@ -468,7 +469,7 @@ def test_a_command_waits_for_the_daemon(host: Host, gate: Gate) -> None:
         with pytest.raises(BusyError, match=rf"^the daemon \(process {daemon.process.pid}\) is writing"):
             host.start()
         results: list[subprocess.CompletedProcess[str]] = []
-        command = threading.Thread(target=lambda: results.append(certmond(host, "renew", "admin.conf")))
+        command = threading.Thread(target=lambda: results.append(certmond(host, "renew", "apiserver")))
         command.start()
         gate.open()
         command.join(DEADLINE)
@@ -476,7 +477,7 @@ def test_a_command_waits_for_the_daemon(host: Host, gate: Gate) -> None:
         daemon.until(lambda: at_rest(daemon, host), "at rest")
     steps = [entry for entry in host.audit() if entry["event"] in {"step_begun", "step_done", "step_failed"}]
     for begun, ended in zip(steps[::2], steps[1::2], strict=True):
-        assert (begun["event"], ended["event"]) == ("step_begun", "step_done")
+        assert (begun["event"], ended["event"]) == ("step_begun", "step_done"), (begun, ended)
         assert (begun["target"], begun["by"]) == (ended["target"], ended["by"])
     assert {entry["by"] for entry in steps} > {"daemon"}
     well(host)
