@@ -5,7 +5,7 @@ This module defines the options, output and exit codes. `daemon.enforcer` plans 
 
 from __future__ import annotations
 
-import math
+import json
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from certmond.cli.completion import certificate_names, service_names
-from certmond.cli.messages import print_message
+from certmond.cli.messages import below_root, print_message
 from certmond.cli.options import display, global_options, globals_of, output_option
 from certmond.cli.plan import FAILED, WAITING, assess_profile, enforcer_for, length
 from certmond.errors import CertmondError
@@ -198,16 +198,16 @@ def _show_denied(assessment: Assessment, held: Collection[Identity]) -> None:
 
     denied = [status for status in assessment.certificates if status.seen.identity in held and status.basis]
     made = [(each.seen, entry_that_fixes(each.seen.spec, each.certificate)) for each in denied if each.certificate]
-    if made:
-        click.echo("# The certificates have these values. Check each value before you copy it into the configuration:")
     if entries := [entry for seen, entry in made if not seen.spec.is_glob]:
+        click.echo("# The certificates have these values. Check each value before you copy it into the configuration:")
         click.echo(yaml.safe_dump({"certificates": entries}, sort_keys=False, default_flow_style=None), nl=False)
-    for seen, entry in made:
-        if seen.spec.is_glob:
-            values = yaml.safe_dump(entry, sort_keys=False, default_flow_style=True, width=math.inf)
-            print_message(printable(f"# {seen.path}: {values.strip()}"))
     if len(entries) < len(made):
-        click.echo("# A pattern cannot permit the values of one file; see: certmond explain not_issued_by_ca")
+        click.echo("# For a file of a pattern, add an entry with another name, with the path and the key of the file,")
+        click.echo("# with the `owner` and the `ca` of the pattern, and with these values. Check each value before:")
+    for seen, entry in made:
+        if seen.spec.is_glob:  # a line of JSON is YAML, as the escapes of `printable` are
+            values = printable(json.dumps(entry, ensure_ascii=False))
+            click.echo(f"# {below_root(printable(seen.path))}: {values}")
 
 
 def _all_of(assessment: Assessment) -> frozenset[str]:

@@ -656,20 +656,26 @@ def test_a_defect_of_certmond_is_not_a_warning(mistake: str, reported: str) -> N
     assert "SECRET" not in done.stderr
 
 
-def test_a_defect_without_descriptors_is_not_a_warning() -> None:
-    """If the modules of `traceback` are unreadable, an unexpected error exits 3. The message quotes nothing."""
-    broken = """
-import os, resource
+@pytest.mark.parametrize("obstacle", ["take_descriptors()", "traceback.format_tb = None"])
+def test_a_defect_without_a_traceback_is_not_a_warning(obstacle: str) -> None:
+    """If Python cannot format the traceback, for example without descriptors, an unexpected error exits 3. The message
+    quotes nothing.
+    """
+    broken = f"""
+import os, resource, traceback
+from contextlib import suppress
 from certmond.cli import main
+
+def take_descriptors():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    with suppress(OSError):
+        while True:
+            os.open("/dev/null", os.O_RDONLY)
 
 @main.cli.command()
 def broken():
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-    try:
-        while True:
-            os.open("/dev/null", os.O_RDONLY)
-    except OSError:
-        raise ValueError("SEC" + "RET") from None
+    {obstacle}
+    raise ValueError("SEC" + "RET")
 
 main.main()
 """

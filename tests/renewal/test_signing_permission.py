@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import Assessment, assess
@@ -92,7 +93,7 @@ def test_a_renewal_by_another_process_after_the_plan_counts(host: Host) -> None:
     assert done.result == "done", done.message
     (outcome,) = daemon.executor.execute(plan)
     assert outcome.result == "failed"
-    assert "the certificate is older than the certificate that certmond installed" in outcome.message
+    assert "certmond installed a later certificate on" in outcome.message
 
 
 def test_without_the_evidence_of_a_plan_no_contents_of_the_file_are_signed(host: Host) -> None:
@@ -194,9 +195,9 @@ def test_the_command_names_the_files_of_a_pattern(tmp_path: Path) -> None:
     """
     host = Host(tmp_path / "host", "apiserver", now=now())
     host.entries = {"many": {"path": "/srv/*.pem", "key": "/srv/*.pem", "owner": str(ALICE)}}
-    for name, names in (("a", ["DNS:app"]), ("b\x1b[2J\n", ["DNS:app", "DNS:other"])):
+    for name, names in (("a", ["DNS:app"]), ("b\x07\x9b2J\n", ["DNS:app", "DNS:other"])):
         put(host, name, not_before=host.now - YEAR, not_after=host.now + DAY, names=names)
-    file = shlex.quote(rf"{host.at('/srv')}/b\x1b[2J\n.pem")
+    file = shlex.quote(rf"{host.at('/srv')}/b\x07\x9b2J\n.pem")
     which, why = f"many ({file}): ", "the entry does not specify the subject alternative name other"
     first = certmond(host, "renew", "many")
     assert (first.returncode, first.stdout.splitlines()[-1]) == (2, "1 of 2 done")
@@ -209,15 +210,15 @@ def test_the_command_names_the_files_of_a_pattern(tmp_path: Path) -> None:
     assert why in second.stderr
     assert f"not renewed: {which}" in certmond(host, "renew", "--all").stdout
     (held,) = json.loads(certmond(host, "renew", "--all", "-o", "json").stdout)["held"]
-    assert (held["target"], held["path"], held["until"]) == ("many", "/srv/b\x1b[2J\n.pem", None)
+    assert (held["target"], held["path"], held["until"]) == ("many", "/srv/b\x07\x9b2J\n.pem", None)
     assert why in held["because"]
     shown = certmond(host, "renew", "many", "--dry-run").stdout
-    usages = "[client auth, digital signature, key encipherment]"
-    values = f"{{name: many, subject: CN=app, usages: {usages}, names: ['DNS:app', 'DNS:other']}}"
-    assert f"# {file}: {values}" in shown
-    assert "# A pattern cannot permit the values of one file; see: certmond" in shown
+    (line,) = (line for line in shown.splitlines() if line.startswith(f"# {file}: "))
+    values = {"name": "many", "subject": "CN=app", "names": ["DNS:app", "DNS:other"]}
+    assert yaml.safe_load(line.removeprefix(f"# {file}: ")).items() >= values.items()
+    assert "# For a file of a pattern, add an entry with another name" in shown
     assert "certificates:" not in shown
-    assert not [text for each in (first, second) for text in (each.stdout, each.stderr) if "\x1b" in text]
+    assert not [text for each in (first, second) for text in (each.stdout, each.stderr) if {"\x07", "\x9b"} & {*text}]
 
 
 def test_common_names_and_entries_are_compared_separately(host: Host) -> None:

@@ -116,8 +116,8 @@ def basis(
             "could have replaced the certificate"
         )
     if provenance.lost:
-        installed = f"the certificate that certmond installed on {provenance.lost:%Y-%m-%d %H:%M} UTC"
-        reasons.append(f"the certificate is older than {installed}")
+        fact = f"certmond installed a later certificate on {provenance.lost:%Y-%m-%d %H:%M} UTC"
+        reasons.append(f"{fact}, and this later certificate is neither in a file nor in the archive")
     if provenance.uncompared:
         reasons.append("the plan did not compare the certificate with the other files of the pattern")
     if provenance.more_later:

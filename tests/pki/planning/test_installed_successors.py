@@ -154,6 +154,14 @@ def test_the_record_of_a_common_name_is_made_once() -> None:
     assert renewals.holder(one, files) is not renewals.holder(one, NO_FILES)
 
 
+def test_the_time_of_a_missing_certificate_is_that_of_its_installation() -> None:
+    """A later attempt that failed does not change this time. The record of the file itself has it too."""
+    present = seen("/srv/b.pem", PRESENT)
+    failed = replace(ATTEMPT, at=ATTEMPT.at + DAY, issued_at=ATTEMPT.at, failures=1)
+    assert later(present, {("many", "/srv/a.pem"): failed}).lost == ATTEMPT.at
+    assert later(present, {present.identity: failed}).lost == ATTEMPT.at
+
+
 def test_a_missing_certificate_is_later_by_its_time_or_by_its_end() -> None:
     """The one that was installed last, and the one that ends last, can be different certificates."""
     before, end = PRESENT.facts.not_before - DAY, PRESENT.facts.not_after

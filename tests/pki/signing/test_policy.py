@@ -270,7 +270,7 @@ def test_a_later_certificate_that_no_ca_has_signed_does_not_count() -> None:
 def test_an_older_certificate_grants_nothing_if_the_later_one_is_lost() -> None:
     """The rights of the later one are unknown. What the entry fixes is signed."""
     old = make_leaf(ROOT, "app", **OLD)
-    assert f"older than the certificate that certmond installed on {NOW:%Y-%m-%d %H:%M} UTC" in denied(
+    assert f"certmond installed a later certificate on {NOW:%Y-%m-%d %H:%M} UTC, and" in denied(
         decided(old, entry(), basis_of(old, lost=NOW))
     )
     granted(decided(old, entry(subject="CN=app", usages="client auth"), basis_of(old, lost=NOW)))
