@@ -15,8 +15,10 @@ def defer(*names: str) -> None:
     """Run the code of the modules `names` at the first access to one of their names, not at their import.
 
     An importer that uses `from` accesses a name. After an exception of the code, the next access runs the code again.
-    The function does nothing for a module that the process has already imported, or that does not exist. It is only for
-    modules whose code imports no module that uses them, because two threads that import both could wait for each other.
+    The function does nothing for a module that the process has already imported, or that does not exist.
+
+    While the code of a deferred module runs, no other deferred module can begin. Therefore, this code must not import a
+    module that uses a deferred module, because two threads could wait for each other.
     """
     for name in names:
         if name in sys.modules or (spec := _spec(name)) is None:

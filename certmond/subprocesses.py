@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +133,8 @@ def resolved(program: str) -> str:
     """
     if "/" in program:
         return os.path.join("/", program)  # a child starts in /
+    import shutil  # noqa: PLC0415 - only to search PATH
+
     if found := shutil.which(program, path=_surroundings()["PATH"]):
         return os.path.abspath(found)
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))

@@ -106,8 +106,8 @@ def test_a_command_that_reads_loads_nothing_that_acts(node: Node, command: str) 
 def test_the_daemon_in_observe_mode_loads_nothing_that_acts(node: Node, tmp_path: Path) -> None:
     """In observe mode, a pass of the daemon loads no controller that changes the node, no signer, no search for other
     programs that renew, no worker of hooks, no e-mail messages, no metadata of packages, no observer of directory
-    trees, no parser of Python, nothing that starts a program, and not pydantic. A child process parses the
-    configuration, as `certmond run` does.
+    trees, no parser of Python, no transaction, and not pydantic. A child process parses the configuration, as
+    `certmond run` does.
     """
     places = f"root='{node.root}', runtime_dir=Path('{tmp_path}'), state_dir=Path('{tmp_path}/state')"
     found = loaded_by(
@@ -124,7 +124,7 @@ def test_the_daemon_in_observe_mode_loads_nothing_that_acts(node: Node, tmp_path
     assert not found & {"certmond.config.parser", "email.message", "pydantic", "pydantic_core"}
     assert not found & {"importlib.metadata", "watchdog.events", "watchdog.observers.inotify", "zipfile"}
     assert not found & (PARSER | {"bcrypt", "cryptography.hazmat.primitives.serialization.ssh"})
-    assert not found & {"certmond.subprocesses", "ctypes.util", "random", "shutil", "subprocess", "tempfile"}
+    assert not found & {"bz2", "certmond.transaction.commit", "ctypes.util", "lzma", "random", "shutil", "tempfile"}
     assert not found & (ACTING | {"certmond.files.other_renewers", "certmond.notify.hook_worker"})
 
 

@@ -3,4 +3,4 @@
 from certmond.deferred_module import defer
 
 # The standard library and cryptography import these modules for functions that most commands do not call.
-defer("ast", "random", "tokenize")
+defer("ast", "random", "textwrap", "tokenize")

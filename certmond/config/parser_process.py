@@ -170,9 +170,7 @@ class ForkedLoad:
 
         try:
             from certmond.subprocesses import run_python  # noqa: PLC0415 - only for a reload
-        except Exception:  # noqa: BLE001 - an upgrade has replaced a module
-            return None
-        try:
+
             ended = run_python(_PROGRAM, _TIMEOUT, pickle.dumps((os.getcwd(), self._load)))
         except (CertmondError, OSError, pickle.PicklingError, AttributeError, TypeError):
             return None

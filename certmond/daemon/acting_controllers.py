@@ -23,7 +23,6 @@ from certmond.pki.planning.steps import Held
 from certmond.restart.history import History
 from certmond.rotation.staged_ca import Staging
 from certmond.state.rotation_record import RotationRecord
-from certmond.transaction.commit import Transactions
 from certmond.transaction.node_file_reader import NodeFiles
 
 if TYPE_CHECKING:
@@ -68,7 +67,6 @@ class ActingControllers:
     alive: Callable[[], None]
     real: Callable[[str], str]
     files: NodeFiles
-    transactions: Transactions
     history: History
     record: RotationRecord
     staging: Staging
@@ -89,8 +87,10 @@ class ActingControllers:
         from certmond.controllers.coordinator_factory import KUBELET_CONF
         from certmond.controllers.executor import Executor
         from certmond.controllers.signer_choice import SignerChoice
+        from certmond.transaction.commit import Transactions
 
-        choice = SignerChoice(self.config, self.transactions, self.state_dir, self.clock, kubeconfig=KUBELET_CONF)
+        transactions = Transactions(self.root, self.state_dir)
+        choice = SignerChoice(self.config, transactions, self.state_dir, self.clock, kubeconfig=KUBELET_CONF)
         return Executor(
             self.config, root=self.root, state_dir=self.state_dir, audit=self.audit, signer=choice.of, clock=self.clock,
             alive=self.alive,

@@ -41,8 +41,9 @@ from certmond.services.service_state_collector import SurroundingsObserver
 from certmond.state.last_subjects import LastSubjects
 from certmond.state.renewals import Ledger
 from certmond.state.rotation_record import RotationRecord
-from certmond.transaction.commit import Transactions
+from certmond.transaction.dirfd import real_path
 from certmond.transaction.node_file_reader import NodeFiles
+from certmond.transaction.state_directory import interrupted_transactions
 
 if TYPE_CHECKING:
     from certmond.controllers.executor import Executor
@@ -75,7 +76,6 @@ class Enforcer:
         self.interest: Interest = {}
         """The directories and names that the last call of `see` read, for a process that watches these files."""
         self._files = NodeFiles(root)
-        self._transactions = Transactions(root, state_dir)
         self._ledger = Ledger(state_dir)
         self._history = History(state_dir)
         self.surroundings_observer = SurroundingsObserver(
@@ -87,7 +87,7 @@ class Enforcer:
         )
         self._acting = ActingControllers(
             config, root, state_dir, self._identity, audit, clock, monotonic, alive, self._real_kubeconfig, self._files,
-            self._transactions, self._history, record, staging, coordinator, self.rotation_state, acting, scattered,
+            self._history, record, staging, coordinator, self.rotation_state, acting, scattered,
         )  # fmt: skip
         self.cluster_objects = cluster_objects_of(
             config, node=self._identity, real=self._real_kubeconfig, clock=clock, monotonic=monotonic, alive=alive,
@@ -138,7 +138,7 @@ class Enforcer:
 
     def interrupted(self) -> frozenset[str]:
         """Return the names of the journal files of interrupted transactions."""
-        return self._transactions.interrupted()
+        return interrupted_transactions(self._state_dir)
 
     def ask(self) -> None:
         """Read the decisions of the other nodes. Commands call this method before they scan the node."""
@@ -290,6 +290,6 @@ class Enforcer:
 
     def _real_kubeconfig(self, path: str) -> str:
         try:
-            return str(self._transactions.real(path))
+            return str(real_path(self._root, path))
         except WriteError as error:
             raise RefusedError(str(error)) from error

@@ -18,7 +18,7 @@ from certmond.immutable_class import immutable
 from certmond.library_subset import register
 
 register("watchdog.observers")  # its `__init__` imports observers of directory trees, which take 0.5 MB in the daemon
-defer("ctypes.util")  # watchdog imports this module, and on Linux does not use it
+defer("ctypes.util")  # watchdog imports this module, and on Linux uses none of its names
 
 from watchdog.observers.inotify_c import (  # noqa: E402 - `register` must run first
     CallbackId,

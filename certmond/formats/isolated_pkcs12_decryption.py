@@ -11,6 +11,7 @@ from datetime import timedelta
 
 from certmond.errors import LimitError, MalformedError, SigningError, UnreachableError
 from certmond.pki.x509.certificate_file_parser import Document, Opened, decode
+from certmond.subprocesses import run_python
 
 CPU_SECONDS = 1
 """Maximum CPU time of the separate process, in seconds. The start of Python takes one tenth of this time."""
@@ -49,12 +50,6 @@ def open_isolated(data: bytes, password: bytes | None) -> Opened:
     time, or is killed, for example because of a lack of memory.
     """
     size = (-1 if password is None else len(password)).to_bytes(8, signed=True)
-    try:
-        from certmond.subprocesses import run_python  # noqa: PLC0415 - most nodes have no PKCS#12 file
-    except OSError as error:  # for example because no descriptor is available
-        raise UnreachableError(f"{_UNOPENED} ({error.strerror})") from None
-    except Exception:  # noqa: BLE001 - modules of two versions can raise any exception
-        raise UnreachableError(f"{_UNOPENED} (a module of certmond is missing or is from another version)") from None
     try:
         ended = run_python(_PROGRAM, _TIMEOUT, size + (password or b"") + data)
     except (SigningError, OSError) as error:

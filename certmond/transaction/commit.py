@@ -16,7 +16,7 @@ from pathlib import Path
 
 from certmond.errors import BusyError, WriteError
 from certmond.pki.findings import printable
-from certmond.transaction.dirfd import Directories, Place, blaming, opened, sentence
+from certmond.transaction.dirfd import Directories, Place, blaming, opened, real_path, sentence
 from certmond.transaction.journal import Entry, Record, Records, State, staged_name
 from certmond.transaction.node_lock import WRITING, Holder, name_holder, writer_of
 from certmond.transaction.operations import (
@@ -52,8 +52,7 @@ class Transactions:
 
     def real(self, path: str) -> Path:
         """Return the real path, including the root directory, of the file that a `NewFile` with this path replaces."""
-        with Directories(self._root) as directories, blaming(path, "read"):
-            return Path(os.path.realpath(self._root).rstrip("/") + directories.resolve(path))
+        return real_path(self._root, path)
 
     @contextmanager
     def lock(self, timeout: float = 0) -> Iterator[Writer]:
@@ -81,12 +80,6 @@ class Transactions:
                 yield Writer(self._root, records, directory)
         finally:
             os.close(lock)
-
-    def interrupted(self) -> frozenset[str]:
-        """Return the names of the journal files of interrupted transactions."""
-        with suppress(OSError):
-            return frozenset(name for name in os.listdir(self._state_dir / "transactions") if name.endswith(".json"))
-        return frozenset()
 
     def _acquire(self, lock: int, timeout: float) -> None:
         deadline = time.monotonic() + timeout

@@ -329,3 +329,12 @@ def _naming(directory: str) -> Iterator[None]:
 def _mount(descriptor: int) -> str:
     with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as lines:
         return next(line for line in lines if line.startswith("mnt_id:"))
+
+
+def real_path(root: str, path: str) -> Path:
+    """Return the real path, including the root directory, of the file that a replacement of the file `path` replaces.
+
+    Raises WriteError if certmond cannot resolve the path.
+    """
+    with Directories(root) as directories, blaming(path, "read"):
+        return Path(os.path.realpath(root).rstrip("/") + directories.resolve(path))

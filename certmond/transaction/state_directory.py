@@ -35,6 +35,13 @@ _fit: dict[str, tuple[int, ...]] = {}
 """The status of each large record at its last successful check."""
 
 
+def interrupted_transactions(state_dir: Path) -> frozenset[str]:
+    """Return the names of the journal files of interrupted transactions."""
+    with suppress(OSError):
+        return frozenset(name for name in os.listdir(state_dir / "transactions") if name.endswith(".json"))
+    return frozenset()
+
+
 def versioned(content: Any) -> Any:
     """Return `content` with the version of its format, unless it already has a version."""
     return content if _number(content) is not None else {"version": VERSION, "content": content}

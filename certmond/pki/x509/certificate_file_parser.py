@@ -41,7 +41,7 @@ _IGNORED_LABELS = frozenset({"EC PARAMETERS", "DH PARAMETERS", "DSA PARAMETERS",
 _KEY_LABELS = frozenset({"PRIVATE KEY", "ENCRYPTED PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY"})
 """Labels of the private keys that Go reads. A block with another label can refer to a key in a TPM."""
 _SEQUENCE = 0x30
-_OPEN_AGAIN = "free memory, processes or descriptors of the host, then run: systemctl restart certmond"
+_OPEN_AGAIN = "free memory, processes or descriptors of the host, then run: systemctl reload certmond"
 _PKCS12_START = re.compile(rb"\x30[\x80-\x84].{0,4}\x02\x01\x03\x30", re.DOTALL)
 
 
