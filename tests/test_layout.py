@@ -25,7 +25,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     ),
     "tests/cli/root_ca/test_inspection.py": (
         "runs the verbs of `root-ca`, and compares what they print",
-        ["cli/root_ca/stage", "expose/documents/root_ca", "pki/rotation/ca_template"],
+        ["cli/root_ca/stage", "expose/documents/root_ca"],
     ),
     "tests/cli/distribution_ca/test_rotate.py": (
         "runs the verbs of `root-ca` on nodes of k3s",

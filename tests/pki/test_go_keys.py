@@ -74,6 +74,7 @@ def test_go_parses_the_public_keys_of_programs(kind: str) -> None:
         (info(RSA_NAME + NULL, b""), "invalid RSA public key"),
         (info(RSA_NAME + NULL, tlv(0x30, number(-5) + number(3))), "modulus is not a positive"),
         (info(RSA_NAME + NULL, tlv(0x30, number(N) + number(-3))), "exponent is not a positive"),
+        (info(RSA_NAME + NULL, tlv(0x30, number(N) + number(0))), "exponent is not a positive"),
         (info(RSA_NAME + NULL, tlv(0x30, number(N) + number(1 << 63))), "invalid RSA public exponent"),
         (info(EC_NAME, b"\x04"), "invalid ECDSA parameters"),
         (info(EC_NAME + b"\x06\x01\x80", b"\x04"), "invalid ECDSA parameters"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -86,3 +87,8 @@ def test_other_health_addresses_are_refused(text: str) -> None:
     """The error has the accepted forms."""
     with pytest.raises(ValidationError, match="must be http://ADDRESS:PORT/PATH, https://"):
         service(health=text)
+
+
+def test_a_restart_has_two_minutes_by_default() -> None:
+    """The time limit for the command or the systemd job is two minutes, if the entry sets no `time_limit`."""
+    assert service().time_limit == timedelta(minutes=2)

@@ -430,11 +430,18 @@ def test_a_self_signed_certificate_has_due_and_end_only() -> None:
     ("consumers", "end", "wanted"),
     [
         (["web"], 41 * DAY, []),
+        (["web"], 40 * DAY, [(What.DUE, 10 * DAY)]),
         (["web"], 39 * DAY, [(What.DUE, 9 * DAY)]),
         (["web"], 9 * DAY, [(What.DUE, 0 * DAY), (What.EXPIRE, 9 * DAY)]),
         ([], 41 * DAY, [(What.DUE, 11 * DAY), (What.EXPIRE, 41 * DAY)]),
     ],
-    ids=["restart before it is due", "restart before its end", "restart after its end", "no restart"],
+    ids=[
+        "restart before it is due",
+        "restart when it is due",
+        "restart before its end",
+        "restart after its end",
+        "no restart",
+    ],
 )
 def test_a_restart_renews_a_certificate_that_only_the_memory_of_the_service_contains(
     consumers: list[str], end: timedelta, wanted: list[tuple[What, timedelta]]
@@ -444,7 +451,7 @@ def test_a_restart_renews_a_certificate_that_only_the_memory_of_the_service_cont
     """
     spec = served_spec(Endpoint("127.0.0.1", 10259), Listener("web", renewed_at_start("web")))
     seen = CA, see(row(consumers=consumers), leaf(NOW + 40 * DAY)), see(spec, leaf(NOW + end))
-    made = World(seen, Policy(services=(ServiceSpec(name="web", kind="static-pod", pod="web"),)))
+    made = World(seen, replace(POLICY, services=(ServiceSpec(name="web", kind="static-pod", pod="web"),)))
     events = [(each.what, each.at - NOW) for each in foresee(made, 50 * DAY).events if each.target == spec.name]
     assert [(what, at - at % DAY) for what, at in events] == wanted
 

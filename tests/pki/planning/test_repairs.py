@@ -190,3 +190,12 @@ def test_a_shared_pair_is_not_replaced_by_half() -> None:
     assert found.because == (
         "/pki/leaf.crt is not there; the entry shares its key /pki/leaf.key with other; restore the pair from a backup"
     )
+
+
+def test_a_pair_of_two_entries_is_repaired_once() -> None:
+    """The step for the first entry also repairs the files of the second entry."""
+    other = replace(GONE, name="other", spec=row("other", path=GONE.path, key=GONE.key_path))
+    around = Surroundings(salvage={each.identity: Salvage() for each in (GONE, other)})
+    found = plan(assess(Inventory((CA, GONE, other), FACTS), NOW, around=around), Policy(), {}, Circumstances())
+    assert [step.target for step in found.steps] == ["leaf"]
+    assert found.held == ()

@@ -175,6 +175,15 @@ def test_a_derived_file_that_is_written_now_is_followed_by_its_restarts() -> Non
     assert Plan((written, *of.steps)).restartable.steps == (written,)
 
 
+def test_a_restart_does_not_wait_for_a_step_that_does_not_list_its_service() -> None:
+    """This restart remains in the plan. A step that writes a file remains, even if its target has the name of a service
+    that waits.
+    """
+    written = Derive("web", "/bundle.pem", "leaf", Cause.SOURCE_CHANGED, "leaf is renewed", ("web",))
+    other = Restart(service("other"), (), Cause.RESTART_PENDING, "other has an older certificate")
+    assert Plan((written, other)).restartable.steps == (written, other)
+
+
 def test_a_requested_restart_ignores_every_obstacle() -> None:
     """No other service restarts."""
     past = {"web": Past("web", None, NOW, Result.FAILED, "it broke", ("leaf",), "web-1", CONTENTS)}

@@ -388,3 +388,12 @@ def test_a_finding_of_a_changing_anchor_is_at_its_entry() -> None:
     assert around(uses(True), live(web=runs()), findings={"other": said}).presence(see()).findings == ()
     judged = assess(Inventory((see(),)), NOW, around=around(findings={"leaf": said}))
     assert said[0] in judged.statuses[0].findings
+
+
+def test_a_served_certificate_is_shown_by_its_digest() -> None:
+    """The representation of an observation of an endpoint contains the digest, and omits the DER."""
+    known = around(Survey(serving={AT: ("web", "/leaf.crt")}), live(served_there={AT: served(NEW)}))
+    (found,) = known.presence(see()).served
+    assert found.der == NEW.der
+    assert NEW.facts.sha256 in repr(found)
+    assert "der=" not in repr(found)

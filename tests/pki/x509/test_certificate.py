@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certmond.errors import MalformedError
-from certmond.pki.x509.certificate import Certificate, attributes_of, load, parse_certificate
+from certmond.pki.x509.certificate import Certificate, attributes_of, load, load_request, parse_certificate
 from certmond.pki.x509.certificate_file_parser import decode
 from certmond.pki.x509.path_building import find_paths
 from certmond.pki.x509.public_key import describe_key, public_key_of
@@ -336,6 +336,12 @@ def test_anything_except_one_usable_certificate_is_malformed(der: bytes) -> None
     """Whatever the parser raises, the caller gets one kind of error with one sentence."""
     with pytest.raises(MalformedError, match="certificate"):
         parse_certificate(der)
+
+
+def test_a_malformed_request_is_refused_with_a_reason() -> None:
+    """A request is public, so the error contains the message of cryptography."""
+    with pytest.raises(MalformedError, match=r"^not a certificate request \(.*PEM.*\)$"):
+        load_request(b"no PEM")
 
 
 def test_load_gives_cryptographys_own_object() -> None:
